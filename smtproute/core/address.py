@@ -1,0 +1,140 @@
+"""Address and Domain: what a mailbox name is once it has come through the door as text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import idna
+
+__all__ = ["Address", "AddressError", "Domain"]
+
+MAX_ADDRESS = 320
+"""Octets of a whole address: 64 + "@" + 255 (RFC 5321 4.5.3.1)."""
+MAX_LOCAL = 255
+"""Octets of a local part. RFC 5321 says 64; SRS and VERP senders are longer, and Postfix lets them be."""
+
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
+_DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
+_QUOTED = re.compile(r'"(?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*"')
+_LABEL = re.compile(r"[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\-\u0080-\U0010ffff]*[A-Za-z0-9_\u0080-\U0010ffff])?")
+_LITERAL = re.compile(r"\[(?:\d{1,3}(?:\.\d{1,3}){3}|IPv6:[0-9A-Fa-f:.]{2,45})\]")
+_QUOTE_OUT = re.compile(r'(["\\])')
+
+
+class AddressError(ValueError):
+    """A text is no address or no domain; the message says why, fit to be shown to whoever wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A domain as written (`text`), and the form in which domains are compared: lower-case A-labels (`key`)."""
+
+    key: str
+    text: str = field(compare=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Domain:
+        """A domain name or an address literal (RFC 5321 4.1.2, 4.1.3); one trailing dot is dropped.
+
+        Raises AddressError.
+        """
+        return _parse_domain(text)
+
+    @property
+    def literal(self) -> bool:
+        """Whether it is an address literal, `[192.0.2.1]`."""
+        return self.key.startswith("[")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@lru_cache(maxsize=4096)
+def _parse_domain(text: str) -> Domain:
+    if text.startswith("["):
+        if _LITERAL.fullmatch(text) is None:
+            raise AddressError(f"{text!r} is no address literal")
+        return Domain(text.lower(), text)
+    text = text.removesuffix(".")
+    if not text:
+        raise AddressError("the domain is empty")
+    for label in text.split("."):
+        if _LABEL.fullmatch(label) is None:
+            raise AddressError(f"{text!r} is no domain name")
+    if text.isascii():
+        key = text.lower()
+    else:
+        try:
+            key = idna.encode(text, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise AddressError(f"{text!r} is no domain name: {error}") from None
+    if len(key) > 255 or any(len(label) > 63 for label in key.split(".")):
+        raise AddressError(f"{text!r} is too long for a domain name")
+    return Domain(key, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`local@domain`. `local` is held without quotes; `str()` puts them back where the grammar wants them.
+
+    The local part keeps its case, because the next hop gets the address unchanged; look-ups go by `key`.
+    """
+
+    local: str
+    domain: Domain
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """A Mailbox of RFC 5321 4.1.2, without angle brackets. Raises AddressError."""
+        local, at, domain = text.rpartition("@")
+        if not at or not local:
+            raise AddressError(f"{text!r} is no address: it needs a local part, @ and a domain")
+        if local.startswith('"'):
+            if _QUOTED.fullmatch(local) is None:
+                raise AddressError(f"{text!r} is no address: its quoted local part is malformed")
+            local = re.sub(r"\\(.)", r"\1", local[1:-1])
+        elif _DOT_STRING.fullmatch(local) is None:
+            raise AddressError(f"{text!r} is no address: its local part is malformed")
+        if len(text.encode("utf-8", "surrogatepass")) > MAX_ADDRESS or len(local) > MAX_LOCAL:
+            raise AddressError("the address is too long")
+        return cls(local, Domain.parse(domain))
+
+    @property
+    def key(self) -> str:
+        """The whole address in the form in which addresses are compared: lower-case (Postfix tables fold case)."""
+        return f"{self.local.lower()}@{self.domain.key}"
+
+    @property
+    def ascii(self) -> bool:
+        """Whether it can be sent without SMTPUTF8 (RFC 6531)."""
+        return self.local.isascii() and self.domain.text.isascii()
+
+    def split_detail(self, delimiter: str) -> tuple[str, str]:
+        """The local part without its `+detail`, and the detail with its delimiter ("" where there is none).
+
+        As Postfix split_addr(3): the first delimiter that is not the first character; `postmaster`,
+        `mailer-daemon` and `double-bounce` are never split, nor `owner-x` and `x-request` where "-" delimits.
+        """
+        name = self.local.lower()
+        if not delimiter or name in _NEVER_SPLIT:
+            return self.local, ""
+        if delimiter == "-" and (name.startswith("owner-") or name.endswith("-request")):
+            return self.local, ""
+        at = self.local.find(delimiter, 1)
+        return (self.local, "") if at < 0 else (self.local[:at], self.local[at:])
+
+    def without_detail(self, delimiter: str) -> Address | None:
+        """The same address without its `+detail`; None where it has none."""
+        local, detail = self.split_detail(delimiter)
+        return Address(local, self.domain) if detail else None
+
+    def __str__(self) -> str:
+        local = self.local
+        if _DOT_STRING.fullmatch(local) is None:
+            local = '"' + _QUOTE_OUT.sub(r"\\\1", local) + '"'
+        return f"{local}@{self.domain.text}"
+
+
+_NEVER_SPLIT = frozenset({"postmaster", "mailer-daemon", "double-bounce"})

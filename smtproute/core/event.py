@@ -1,0 +1,63 @@
+"""Event: one step of a journey, written down. The events of one message are its trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Emit", "Event", "Happening"]
+
+
+class Happening(StrEnum):
+    """What an event tells. Those of a message first, then those of the relay itself."""
+
+    RECEIVED = "received"
+    """The message is ours: client, envelope, size, the session's transcript, the forged results removed."""
+    PLANNED = "planned"
+    """Where one recipient's mail goes, and by which rules."""
+    VERDICT = "verdict"
+    """What the authentication checks found."""
+    ATTEMPT = "attempt"
+    """One dialogue with one server: address, source, TLS, transcript, the Edit that made the copy."""
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+    UNSEALED = "unsealed"
+    """A copy that should have been sealed left without a seal, and why."""
+    BOUNCED = "bounced"
+    """A DSN was queued, or why none was."""
+    HELD = "held"
+    RELEASED = "released"
+    RETRIED = "retried"
+    REMOVED = "removed"
+
+    LISTENING = "listening"
+    RELOADED = "reloaded"
+    RELOAD_REFUSED = "reload refused"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    WARNING = "warning"
+    REFUSED = "refused"
+    """A command or a connection was refused at the door."""
+    FAULT = "fault"
+    """An exception of ours was caught at one of the three places where one may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`facts` holds plain JSON values; octets are kept as latin-1 text."""
+
+    what: Happening
+    at: float
+    """Seconds since the epoch."""
+    message: str = ""
+    """Queue id; empty for an event of the relay itself."""
+    delivery: int | None = None
+    """Number of the delivery within the message."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Emit = Callable[[Event], None]
+"""Where a room puts the events that are not committed with a change of the spool."""

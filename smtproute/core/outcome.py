@@ -1,0 +1,86 @@
+"""Outcome: what became of a delivery after an attempt, and how a next hop's answers are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+from smtproute.core.reply import Refusal, Reply
+
+__all__ = ["Answer", "Judgement", "Outcome", "Result", "Stage", "judge"]
+
+
+class Result(StrEnum):
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+class Stage(StrEnum):
+    """How far a dialogue with a server came (RFC 5321 3)."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    GREETING = "greeting"
+    EHLO = "ehlo"
+    STARTTLS = "starttls"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    CONTENT = "content"
+    """The message and its final dot."""
+
+
+class Judgement(StrEnum):
+    ACCEPTED = "accepted"
+    NEXT_SERVER = "next server"
+    """This server cannot take it now; another may."""
+    FINAL = "final"
+    """No other server would say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered for one recipient, at the stage that settled it.
+
+    `reply` is None where the connection broke or timed out; `detail` then says how.
+    """
+
+    stage: Stage
+    reply: Reply | None
+    detail: str = ""
+
+    @property
+    def ambiguous(self) -> bool:
+        """The server may have taken the message: the connection broke after the final dot (RFC 1047)."""
+        return self.stage is Stage.CONTENT and self.reply is None
+
+
+def judge(answer: Answer) -> Judgement:
+    """Failures before MAIL concern the server; so do 4yz, lost connections, and 530 to MAIL. Other 5yz are final."""
+    reply = answer.reply
+    if reply is None or reply.temporary:
+        return Judgement.NEXT_SERVER
+    match answer.stage:
+        case Stage.RESOLVE | Stage.CONNECT | Stage.GREETING | Stage.EHLO | Stage.STARTTLS:
+            return Judgement.NEXT_SERVER
+        case Stage.MAIL | Stage.RCPT | Stage.DATA | Stage.CONTENT:
+            if answer.stage is Stage.CONTENT and 200 <= reply.code < 300:
+                return Judgement.ACCEPTED
+            if not reply.permanent or (answer.stage is Stage.MAIL and reply.code == 530):
+                return Judgement.NEXT_SERVER
+            return Judgement.FINAL
+        case _:
+            assert_never(answer.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one delivery stands after an attempt."""
+
+    result: Result
+    refusal: Refusal
+    """The answer that settled it and who gave it; a positive reply when delivered."""
+    retry_at: float | None = None
+    """Seconds since the epoch; only when deferred."""

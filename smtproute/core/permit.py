@@ -1,0 +1,31 @@
+"""Permit: who may send at all, and who may send where. It comes before routing."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from smtproute.core.settings import Listener, Network, Role
+
+__all__ = ["LOOPBACK", "admits", "inside", "trusts"]
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+"""The default `trusted_networks` of a trusted listener."""
+
+
+def inside(ip: str, networks: tuple[Network, ...]) -> bool:
+    """Whether the address is in one of the networks. An IPv4-mapped IPv6 address counts as the IPv4 one."""
+    address = ip_address(ip.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None:
+        address = mapped
+    return any(address.version == network.version and address in network for network in networks)
+
+
+def trusts(listener: Listener, ip: str) -> bool:
+    """Whether a client at `ip` may send anywhere through this listener (Postfix permit_mynetworks)."""
+    return inside(ip, listener.trusted_networks)
+
+
+def admits(listener: Listener, ip: str) -> bool:
+    """Whether a client at `ip` may speak at all: a trusted listener refuses strangers at connect."""
+    return listener.role is not Role.TRUSTED or trusts(listener, ip)

@@ -1,0 +1,77 @@
+"""Plan: where one recipient's mail goes, and the steps by which that was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from smtproute.core.address import Address
+from smtproute.core.reply import Refusal, Reply
+from smtproute.core.settings import Kind
+
+__all__ = ["Delivery", "Plan", "Step", "Tried", "distinct"]
+
+
+class Tried(StrEnum):
+    MATCHED = "matched"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rule that was tried."""
+
+    rule: str
+    """`file:line`, or the configuration key."""
+    tried: str
+    """The key that was looked up."""
+    result: Tried
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One copy: what it is, for which final address, and for which recipient as the client wrote it."""
+
+    kind: Kind
+    address: Address
+    recipient: Address
+    endpoint: str = ""
+    """Name of the endpoint, with `Kind.ENDPOINT`."""
+    mailbox: Address | None = None
+    """The account whose mailbox it is, with `Kind.MAILBOX`."""
+    rule: str = ""
+    """The rule that settled it."""
+    seal: bool = True
+    """False where the route says `seal = false`."""
+    refusal: Refusal | None = None
+    """Why this branch is dead, with `Kind.BOUNCE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Fixed at the 250: final addresses, kinds, endpoint names. Servers and seals are decided at each attempt."""
+
+    recipient: Address
+    reply: Reply
+    """What RCPT answers."""
+    steps: tuple[Step, ...]
+    deliveries: tuple[Delivery, ...] = ()
+    """Empty when refused."""
+    refusal: Refusal | None = None
+    notes: tuple[str, ...] = ()
+
+
+def distinct(plans: tuple[Plan, ...]) -> tuple[Delivery, ...]:
+    """The deliveries of a whole message: one for each final address, the first recipient's kept.
+
+    Postfix sends two copies when two RCPTs alias to one address; one is what people expect. A live branch wins
+    over a dead one.
+    """
+    kept: dict[str, Delivery] = {}
+    for plan in plans:
+        for delivery in plan.deliveries:
+            before = kept.get(delivery.address.key)
+            if before is None or (before.kind is Kind.BOUNCE and delivery.kind is not Kind.BOUNCE):
+                kept[delivery.address.key] = delivery
+    return tuple(kept.values())

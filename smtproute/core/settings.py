@@ -1,0 +1,243 @@
+"""The frozen values that rooms are built from, and every enum of the vocabulary, once.
+
+Sizes are octets, durations seconds, files absolute paths as text. `config` makes these values from TOML; nothing
+here reads anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+
+from smtproute.core.address import Domain
+
+__all__ = [
+    "Accounts",
+    "Arc",
+    "ArcKey",
+    "BareNewline",
+    "Discover",
+    "Endpoint",
+    "EndpointTls",
+    "Kind",
+    "Limits",
+    "Listener",
+    "ListenerTls",
+    "Log",
+    "LogFormat",
+    "Mode",
+    "Network",
+    "Queue",
+    "Resolver",
+    "Role",
+    "Server",
+    "Settings",
+    "SignBy",
+    "Source",
+    "Trace",
+]
+
+Network = IPv4Network | IPv6Network
+
+
+class Role(StrEnum):
+    """What a listener is for; it decides who may send where."""
+
+    INBOUND = "inbound"
+    TRUSTED = "trusted"
+
+
+class Mode(StrEnum):
+    """What a route, or the default, does with a recipient."""
+
+    ENDPOINT = "endpoint"
+    CAPTURE = "capture"
+    REJECT = "reject"
+
+
+class Kind(StrEnum):
+    """What a delivery is."""
+
+    MAILBOX = "mailbox"
+    ENDPOINT = "endpoint"
+    CAPTURE = "capture"
+    BOUNCE = "bounce"
+    """A dead branch: it fails at dispatch, and the sender is told."""
+
+
+class ListenerTls(StrEnum):
+    NONE = "none"
+    STARTTLS = "starttls"
+    IMPLICIT = "implicit"
+
+
+class EndpointTls(StrEnum):
+    NEVER = "never"
+    PREFER = "prefer"
+    """STARTTLS where offered, the certificate not checked; plain text otherwise, and said so."""
+    REQUIRE = "require"
+    IMPLICIT = "implicit"
+
+
+class Discover(StrEnum):
+    A = "a"
+    """The servers' own addresses."""
+    RECIPIENT = "recipient"
+    """The MX of the recipient's domain."""
+
+
+class BareNewline(StrEnum):
+    REFUSE = "refuse"
+    NORMALIZE = "normalize"
+
+
+class Source(StrEnum):
+    """Where an address of a host name comes from."""
+
+    STATIC = "static"
+    HOSTS = "hosts"
+    DNS = "dns"
+
+
+class SignBy(StrEnum):
+    """Whose domain seals a forwarded copy."""
+
+    RECIPIENT = "recipient"
+    SENDER = "sender"
+    DOMAIN = "domain"
+    OFF = "off"
+
+
+class LogFormat(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    name: str
+    host: str = "127.0.0.1"
+    port: int = 2525
+    role: Role = Role.TRUSTED
+    tls: ListenerTls = ListenerTls.NONE
+    certificate: str = ""
+    key: str = ""
+    trusted_networks: tuple[Network, ...] = ()
+    bare_newline: BareNewline = BareNewline.REFUSE
+    debug: bool = False
+    seal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One host name of an endpoint, and its port."""
+
+    host: str
+    port: int = 25
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    name: str
+    servers: tuple[Server, ...] = ()
+    backup: tuple[Server, ...] = ()
+    discover: Discover = Discover.A
+    tls: EndpointTls = EndpointTls.PREFER
+    ca_file: str = ""
+    verify: bool = True
+    max_connections: int = 10
+    seal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    maildir: str
+    """Root of the mailboxes: `<maildir>/<domain>/<user>/`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    order: tuple[Source, ...] = (Source.STATIC, Source.HOSTS, Source.DNS)
+    static: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Lower-case host name to IP addresses."""
+    hosts_file: str = "/etc/hosts"
+    servers: tuple[str, ...] = ()
+    """IP addresses, each with an optional `:port` (`[v6]:port`); empty: the system's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArcKey:
+    domain: Domain
+    selector: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    sign: SignBy = SignBy.OFF
+    domain: Domain | None = None
+    """With `SignBy.DOMAIN`."""
+    keys: Mapping[str, ArcKey] = field(default_factory=dict)
+    """By Domain.key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    retry: tuple[float, ...] = (60.0, 300.0, 900.0, 1800.0, 3600.0)
+    """Pauses between attempts; the last one repeats."""
+    lifetime: float = 5 * 86400.0
+    max_size: int = 10_000_000_000
+    """Octets of unfinished mail; beyond it 452 4.3.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    message_size: int = 25_000_000
+    recipients: int = 1000
+    """Of one transaction (RFC 5321 4.5.3.1.8 wants 100 at least)."""
+    connections: int = 1000
+    connections_per_address: int = 50
+    errors: int = 20
+    """Refused commands in one session before 421 (Postfix smtpd_hard_error_limit)."""
+    in_flight: int = 200_000_000
+    """Octets of message content held in memory over all sessions; beyond it 452 4.3.1."""
+    timeout: float = 300.0
+    """How long a session waits for its client (RFC 5321 4.5.3.2.7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    content: float = 86400.0
+    """How long the content of finished mail is kept."""
+    events: float = 14 * 86400.0
+    captures: int = 10_000
+    """How many captured messages are kept."""
+    captured: float = 14 * 86400.0
+    """How long a captured message is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    format: LogFormat = LogFormat.CONSOLE
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything but the routing tables (`core.decide.Routing`)."""
+
+    hostname: Domain
+    state: str
+    listeners: Mapping[str, Listener]
+    endpoints: Mapping[str, Endpoint]
+    accounts: Accounts
+    resolver: Resolver = Resolver()
+    arc: Arc = Arc()
+    queue: Queue = Queue()
+    limits: Limits = Limits()
+    trace: Trace = Trace()
+    log: Log = Log()

@@ -1,0 +1,198 @@
+"""The spool's interface: five verbs, and the values that go through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from smtproute.core.envelope import Envelope
+from smtproute.core.event import Event
+from smtproute.core.message import Span
+from smtproute.core.outcome import Outcome
+from smtproute.core.plan import Delivery
+from smtproute.core.verdict import Verdict
+
+__all__ = [
+    "Accepted",
+    "Change",
+    "Changed",
+    "Entry",
+    "Message",
+    "Page",
+    "Settlement",
+    "Spool",
+    "SpoolFailed",
+    "SpoolFull",
+    "Staged",
+    "State",
+]
+
+
+class State(StrEnum):
+    """How a delivery stands."""
+
+    QUEUED = "queued"
+    HELD = "held"
+    DELIVERED = "delivered"
+    CAPTURED = "captured"
+    """Settled, and its message kept to be read."""
+    FAILED = "failed"
+    REMOVED = "removed"
+
+    @property
+    def finished(self) -> bool:
+        return self not in (State.QUEUED, State.HELD)
+
+
+class Change(StrEnum):
+    """What an operator does to deliveries."""
+
+    RETRY = "retry"
+    HOLD = "hold"
+    RELEASE = "release"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message without its content, which is kept exactly as it was received."""
+
+    id: str
+    received_at: float
+    envelope: Envelope
+    size: int
+    trace_header: bytes = b""
+    """Our Received field, put in front of every copy."""
+    forged: tuple[Span, ...] = ()
+    """Authentication-Results fields that claim our id, taken out of every copy."""
+    verdicts: tuple[Verdict, ...] = ()
+    bounce: bool = False
+    """A DSN of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One delivery in the spool."""
+
+    message: Message
+    number: int
+    """From 0, within the message."""
+    delivery: Delivery
+    state: State
+    attempts: int
+    due_at: float
+    """Seconds since the epoch; when it is to be tried (again)."""
+    last: str = ""
+    """What the last attempt came to, in words."""
+
+
+class Staged(Protocol):
+    """A large body on its way to disk while DATA arrives."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Raises SpoolFull, SpoolFailed."""
+        ...
+
+    async def discard(self) -> None:
+        """Gives it up; also without effect after it was accepted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message with everything that is committed with it."""
+
+    message: Message
+    content: bytes | Staged
+    deliveries: Sequence[Delivery]
+    events: Sequence[Event] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The outcome of one attempt at one delivery."""
+
+    message: str
+    number: int
+    outcome: Outcome
+    captured: bool = False
+    """Delivered into the spool itself: state CAPTURED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What `change` did to one delivery."""
+
+    message: str
+    number: int
+    before: State
+    after: State
+    in_flight: bool = False
+    """An attempt is running: the change holds after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of entries, newest message first; `cursor` starts the next page, "" when there is none."""
+
+    entries: tuple[Entry, ...]
+    cursor: str
+
+
+class SpoolFailed(Exception):
+    """The spool could not do it, and nothing was changed: 451 4.3.0. Its text is for the trace."""
+
+
+class SpoolFull(SpoolFailed):
+    """No room on disk, or `queue.max_size` reached: 452 4.3.1."""
+
+
+class Spool(Protocol):
+    """`accept`, `claim`, `settle` are the relay's; `change` is the operator's; `read` anybody's."""
+
+    def stage(self, message_id: str) -> Staged:
+        """Begins a body that is too large for a row."""
+        ...
+
+    async def accept(self, accepted: Accepted) -> None:
+        """On return the message is durable. Raises SpoolFull, SpoolFailed, and then nothing is kept."""
+        ...
+
+    async def claim(self, now: float, limit: int) -> tuple[Sequence[Entry], float | None]:
+        """Up to `limit` due deliveries, now the caller's until it settles them, and when the next one is due."""
+        ...
+
+    async def wait(self) -> None:
+        """Until there may be something new to claim."""
+        ...
+
+    async def content(self, message_id: str) -> bytes:
+        """The message as it was received. Raises SpoolFailed."""
+        ...
+
+    async def settle(
+        self, settlements: Sequence[Settlement], events: Sequence[Event], bounces: Sequence[Accepted] = ()
+    ) -> None:
+        """Records outcomes, their events, and the DSNs that they cause, all in one commit.
+
+        An operator's change made while the attempt ran stands, unless the message was delivered meanwhile.
+        """
+        ...
+
+    async def change(self, change: Change, messages: Sequence[str] | None, at: float) -> Sequence[Changed]:
+        """Applies to the unfinished deliveries of these messages (None: of all), in one transaction."""
+        ...
+
+    async def read(self, cursor: str = "", limit: int = 100, unfinished: bool = True, captured: bool = False) -> Page:
+        """One page of deliveries."""
+        ...
+
+    async def entries(self, message_id: str) -> Sequence[Entry]:
+        """All deliveries of one message; empty when it is unknown."""
+        ...
+
+    async def events(self, message_id: str, after: int = 0) -> Sequence[tuple[int, Event]]:
+        """The events of one message in order, each with its number, beginning after number `after`."""
+        ...
