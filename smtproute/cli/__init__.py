@@ -1,0 +1,50 @@
+"""The command line: one module a command.
+
+What a command needs is imported inside it, so that `smtproute explain` does not wait for what only `serve` uses.
+Exit status 64 is wrong usage, 78 a configuration that cannot be used; 0 to 2 are a command's own finding.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import typer
+
+from smtproute.cli import check, demo, explain, queue, serve, trace
+
+__all__ = ["main"]
+
+USAGE = 64
+"""EX_USAGE of sysexits(3)."""
+
+app = typer.Typer(
+    name="smtproute",
+    help="An SMTP routing relay and test harness that can say why each copy went where it went.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("serve")(serve.command)
+app.command("demo")(demo.command)
+app.command("explain")(explain.command)
+app.command("check")(check.command)
+app.command("trace")(trace.command)
+app.add_typer(queue.app, name="queue")
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        status: Any = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from smtproute.core.reply import Refusal
 from smtproute.core.settings import Server, Source
 
-__all__ = ["Candidate", "Choice", "Exchange", "Exchanges", "Found", "Resolution", "Resolved", "order"]
+__all__ = ["Candidate", "Choice", "Exchange", "Exchanges", "Found", "LookupFailed", "Resolution", "Resolved", "order"]
 
 
 class Resolution(StrEnum):
@@ -39,11 +40,22 @@ class Resolved:
     addresses: tuple[Found, ...] = ()
     asked: str = ""
     """The DNS server that answered, or that did not; empty for the other sources."""
+    reason: str = ""
+    """What the status alone does not tell, in words."""
 
     def __str__(self) -> str:
         if self.status is Resolution.OK:
             return f"{self.host} = {', '.join(f'{found.ip} ({found.source})' for found in self.addresses)}"
-        return f"{self.host}: {self.status}{f' from {self.asked}' if self.asked else ''}"
+        asked = f" from {self.asked}" if self.asked else ""
+        return f"{self.host}: {self.status}{asked}{f' ({self.reason})' if self.reason else ''}"
+
+
+class LookupFailed(Exception):
+    """DNS gave no answer, neither a record nor that there is none: SERVFAIL, timeout or refused. Temporary."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        super().__init__(str(resolved))
+        self.resolved = resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,8 @@ class Exchanges:
     null: bool = False
     """A null MX (RFC 7505): the domain takes no mail."""
     asked: str = ""
+    reason: str = ""
+    """As of Resolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +97,30 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """What the look-up of one server's name came to."""
+
+    server: Server
+    resolved: Resolved
+    backup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """The addresses in the order in which they are tried, and the servers that have none."""
+    """Everything that was looked up for an endpoint, and the addresses in the order in which they are tried."""
 
-    candidates: tuple[Candidate, ...]
-    missing: tuple[Resolved, ...] = ()
+    looked: tuple[Looked, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    refusal: Refusal | None = None
+    """Why there is nothing to try, where that is known before any server is asked."""
 
 
-def order(servers: Sequence[tuple[Server, Resolved]], backup: Sequence[tuple[Server, Resolved]] = ()) -> Choice:
+def order(looked: Sequence[Looked]) -> Choice:
     """Failover in the order of the configuration: each server's addresses, then the backup servers'."""
-    candidates = []
-    missing = []
-    for standby, group in ((False, servers), (True, backup)):
-        for server, resolved in group:
-            if not resolved.addresses:
-                missing.append(resolved)
-            candidates += [Candidate(server, found.ip, found.source, standby) for found in resolved.addresses]
-    return Choice(tuple(candidates), tuple(missing))
+    by_rank = sorted(looked, key=lambda each: each.backup)
+    candidates = [
+        Candidate(each.server, found.ip, found.source, each.backup)
+        for each in by_rank
+        for found in each.resolved.addresses
+    ]
+    return Choice(tuple(by_rank), tuple(candidates))

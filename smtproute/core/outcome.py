@@ -38,6 +38,8 @@ class Judgement(StrEnum):
     """This server cannot take it now; another may."""
     FINAL = "final"
     """No other server would say otherwise."""
+    AMBIGUOUS = "ambiguous"
+    """The server may have taken it (RFC 1047): not to be tried elsewhere at once, but again after a pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Answer:
 
 def judge(answer: Answer) -> Judgement:
     """Failures before MAIL concern the server; so do 4yz, lost connections, and 530 to MAIL. Other 5yz are final."""
+    if answer.ambiguous:
+        return Judgement.AMBIGUOUS
     reply = answer.reply
     if reply is None or reply.temporary:
         return Judgement.NEXT_SERVER
@@ -84,3 +88,5 @@ class Outcome:
     """The answer that settled it and who gave it; a positive reply when delivered."""
     retry_at: float | None = None
     """Seconds since the epoch; only when deferred."""
+    server: str = ""
+    """Host name of the server that answered; empty when it was this relay."""

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from smtproute.core.address import Address
+from smtproute.core.event import Event, Happening
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Kind
 
-__all__ = ["Delivery", "Plan", "Step", "Tried", "distinct"]
+__all__ = ["Delivery", "Plan", "Step", "Tried", "distinct", "planned"]
 
 
 class Tried(StrEnum):
@@ -75,3 +76,17 @@ def distinct(plans: tuple[Plan, ...]) -> tuple[Delivery, ...]:
             if before is None or (before.kind is Kind.BOUNCE and delivery.kind is not Kind.BOUNCE):
                 kept[delivery.address.key] = delivery
     return tuple(kept.values())
+
+
+def planned(plan: Plan, message_id: str, at: float) -> Event:
+    """The event that tells a recipient's plan: the rules that matched (`explain` lists the others), the copies."""
+    facts = {
+        "recipient": str(plan.recipient),
+        "steps": [[step.rule, step.tried, step.why] for step in plan.steps if step.result is Tried.MATCHED],
+        "deliveries": [
+            {"kind": str(each.kind), "address": str(each.address), "endpoint": each.endpoint, "rule": each.rule}
+            for each in plan.deliveries
+        ],
+        "notes": list(plan.notes),
+    }
+    return Event(Happening.PLANNED, at, message_id, facts=facts)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Arrow", "Line"]
+__all__ = ["Arrow", "Line", "plain"]
 
 
 class Arrow(StrEnum):
@@ -27,3 +28,8 @@ class Line:
     at: float
     """Seconds since the epoch."""
     text: str
+
+
+def plain(lines: Sequence[Line]) -> list[list[str | float]]:
+    """The lines as JSON values, for an event: [arrow, time, text] each."""
+    return [[str(line.arrow), line.at, line.text] for line in lines]

@@ -1,0 +1,18 @@
+"""Looks over a configuration before production does: one module a family of findings.
+
+A finding names a place, what will happen because of it, and what to write instead.
+"""
+
+from __future__ import annotations
+
+from smtproute.core.snapshot import Snapshot
+from smtproute.doctor import aliases, keys, listeners
+from smtproute.doctor.finding import Finding
+
+__all__ = ["examine"]
+
+
+def examine(snapshot: Snapshot) -> list[Finding]:
+    """All findings, errors first."""
+    found = [*aliases.examine(snapshot), *keys.examine(snapshot), *listeners.examine(snapshot)]
+    return sorted(found, key=lambda finding: -finding.severity.status)

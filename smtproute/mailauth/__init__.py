@@ -1,0 +1,11 @@
+"""Judges the authentication that a message brings along, and seals what we forward.
+
+Names of DNS records stand in the header, so they are looked up first, all at once, through the look-up that is
+handed in; then the message is judged in the CPU pool, which asks nobody anything. Sealing is ours, octet by octet:
+what is signed is exactly what is sent. Nothing that a message claims about its own authentication enters a seal:
+the results are the caller's verdicts, and fields that claim to be ours are taken out at the door.
+
+`arc` judges a chain and makes the next set; `sets` finds the ARC sets in a header and bounds what is looked at;
+`validation` is dkimpy's walk over a chain with our hashing and OpenSSL's RSA under it; `canonical` is the form that
+is hashed; `keys` are ours to sign with and others' to verify with; `results` are Authentication-Results fields.
+"""

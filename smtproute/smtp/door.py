@@ -33,7 +33,9 @@ class Door(Protocol):
         """Takes the message and ends the transaction, whatever it answers.
 
         `content` yields the message's octets, dots unstuffed, in chunks; it raises `wire.ContentRefused` once the
-        whole content has been read past, if it was malformed or too large. `transcript()` is the session so far.
+        whole content has been read past, if it was malformed or too large, and `wire.ClientGone` if the client went
+        in the middle of it. Both may be let pass: the session answers with the refusal, and calls `reset`.
+        `transcript()` is the session so far.
         """
         ...
 

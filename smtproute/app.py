@@ -1,0 +1,275 @@
+"""App: builds the rooms, hands each what it needs, starts and stops them, reloads. It alone knows everybody.
+
+A reload reads the whole configuration anew into a frozen `Loaded` and swaps one reference; every room asks for what
+is in force through a function. What cannot change while it runs (the state folder, the addresses that are listened
+on) keeps its old value and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from smtproute.config.load import Mistake
+from smtproute.core.address import Address
+from smtproute.core.aliases import Table
+from smtproute.core.choice import LookupFailed
+from smtproute.core.envelope import Envelope
+from smtproute.core.event import Emit, Event, Happening
+from smtproute.core.settings import Listener as ListenerSettings
+from smtproute.core.settings import Settings
+from smtproute.core.snapshot import Snapshot
+from smtproute.core.verdict import Verdict
+from smtproute.delivery.dispatcher import Dispatcher
+from smtproute.delivery.endpoint import Endpoints
+from smtproute.delivery.maildir import Maildir
+from smtproute.delivery.outgoing import Outgoing
+from smtproute.intake.door import InFlight, Intake
+from smtproute.intake.explain import explain
+from smtproute.mailauth import arc
+from smtproute.mailauth.keys import KeyFault, SigningKey
+from smtproute.mailauth.keys import load as load_key
+from smtproute.resolve.resolver import Resolver
+from smtproute.smtp.listener import Listener, TlsFault
+from smtproute.smtp.pool import Pool
+from smtproute.spool.sqlite import SqliteSpool
+from smtproute.world import World
+
+__all__ = ["DRAIN", "Loaded", "Refused", "Relay", "endpoints", "load"]
+
+DRAIN = 30.0
+"""Seconds that sessions and deliveries under way have to finish when the relay stops."""
+SWEEP = 60.0
+"""Seconds between two rounds of retention."""
+
+
+class Refused(Exception):
+    """A configuration that cannot be used; the text is one line, or several, for its author."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration with the keys that it names."""
+
+    snapshot: Snapshot
+    keys: Mapping[str, SigningKey]
+    """By Domain.key."""
+
+
+def load(read: Callable[[], Snapshot]) -> Loaded:
+    """Reads a configuration and its keys. Raises Refused."""
+    try:
+        snapshot = read()
+    except Mistake as mistake:
+        raise Refused(str(mistake)) from None
+    keys = {}
+    for domain, key in snapshot.settings.arc.keys.items():
+        try:
+            keys[domain] = load_key(key)
+        except KeyFault as fault:
+            raise Refused(f'arc.keys."{key.domain}".file = "{key.file}": {fault}') from None
+    return Loaded(snapshot, keys)
+
+
+def endpoints(settings: Settings, world: World) -> Endpoints:
+    """Endpoints that are looked up and not connected to, for `explain`."""
+    resolver = Resolver(settings.resolver, world)
+    return Endpoints(lambda: resolver, world)
+
+
+class Relay:
+    """One running relay. Made by `running`."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        read: Callable[[], Snapshot],
+        spool: SqliteSpool,
+        tasks: asyncio.TaskGroup,
+        world: World,
+        emit: Emit,
+    ) -> None:
+        settings = loaded.snapshot.settings
+        self._loaded = loaded
+        self._read = read
+        self.spool = spool
+        self._tasks = tasks
+        self._world = world
+        self._emit = emit
+        self._cpu = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="cpu")
+        self._resolver = Resolver(settings.resolver, world)
+        self.endpoints = Endpoints(lambda: self._resolver, world)
+        self._pool = Pool(str(settings.hostname), world)
+        self._maildir = Maildir(lambda: self.snapshot().settings.accounts.maildir)
+        self._dispatcher = Dispatcher(
+            snapshot=self.snapshot,
+            spool=spool,
+            endpoints=self.endpoints,
+            outgoing=Outgoing(lambda: self._loaded.keys, self._cpu, world),
+            pool=self._pool,
+            maildir=self._maildir,
+            world=world,
+            emit=emit,
+        )
+        self._intake = Intake(
+            snapshot=self.snapshot,
+            spool=spool,
+            judge=self._judge,
+            explain=self._explain,
+            tasks=tasks,
+            in_flight=InFlight(),
+            world=world,
+            emit=emit,
+        )
+        self._listeners: dict[str, Listener] = {}
+
+    def snapshot(self) -> Snapshot:
+        """The configuration in force."""
+        return self._loaded.snapshot
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """Where each listener really listens: host and port."""
+        return {name: listener.address for name, listener in self._listeners.items()}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, read: Callable[[], Snapshot], *, world: World, emit: Emit) -> AsyncIterator[Relay]:
+        """A relay that listens and delivers until the block is left; then it drains.
+
+        Raises Refused for a configuration that cannot be used, `spool.SpoolBusy` where another relay has the state
+        folder, OSError where an address cannot be listened on.
+        """
+        loaded = load(read)
+        settings = loaded.snapshot.settings
+        folder = Path(settings.state) / "spool"
+        spool = await SqliteSpool.open(str(folder), world, max_size=settings.queue.max_size, emit=emit)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                relay = cls(loaded, read, spool, tasks, world, emit)
+                background = [
+                    tasks.create_task(spool.watch()),
+                    tasks.create_task(relay._pool.run()),
+                    tasks.create_task(relay._sweep()),
+                ]
+                delivering = tasks.create_task(relay._dispatcher.run())
+                try:
+                    await relay._listen()
+                    yield relay
+                finally:
+                    await relay._drain(delivering)
+                    for task in background:
+                        task.cancel()
+        finally:
+            await spool.close()
+            emit(Event(Happening.STOPPED, world.clock.now()))
+
+    async def reload(self) -> None:
+        """Reads the configuration again. A broken one is refused, and the old one stays in force."""
+        now = self._world.clock.now()
+        old = self.snapshot()
+        try:
+            loaded = await asyncio.get_running_loop().run_in_executor(self._cpu, load, self._read)
+            loaded = self._keeping(loaded)
+            settings = loaded.snapshot.settings
+            for name, listener in self._listeners.items():
+                listener.update(settings.listeners[name], settings.limits, str(settings.hostname))
+        except (Refused, TlsFault) as refused:
+            self._emit(Event(Happening.RELOAD_REFUSED, now, facts={"why": str(refused)}))
+            return
+        self._loaded = loaded
+        self._resolver = Resolver(settings.resolver, self._world)
+        self._pool.helo = str(settings.hostname)
+        self._warn(loaded.snapshot.warnings)
+        self._emit(Event(Happening.RELOADED, now, facts={"unchanged": loaded == old}))
+        self._dispatcher.nudge()
+
+    def _keeping(self, loaded: Loaded) -> Loaded:
+        """`loaded` with the old values of what cannot be reloaded, each named in a warning."""
+        old, new = self.snapshot().settings, loaded.snapshot.settings
+        warnings = []
+        if new.state != old.state:
+            warnings.append(f"state = {new.state}: cannot be reloaded, restart to move the spool")
+        listeners: dict[str, ListenerSettings] = {}
+        for name, was in old.listeners.items():
+            now = new.listeners.get(name)
+            if now is None or (now.host, now.port) != (was.host, was.port):
+                warnings.append(f"listener.{name}.bind: cannot be reloaded, restart to change what is listened on")
+            listeners[name] = replace(now or was, host=was.host, port=was.port)
+        warnings += [
+            f"listener.{name}: cannot be added by a reload, restart to listen there"
+            for name in new.listeners
+            if name not in old.listeners
+        ]
+        routing = loaded.snapshot.routing
+        before = {table.file: table for table in self.snapshot().routing.aliases.tables}
+        tables: list[Table] = []
+        for table in routing.aliases.tables:
+            good = before.get(table.file)
+            if table.fault and good is not None and not good.fault:
+                warnings.append(f"{table.file}: {table.fault}: the table as it was stays in force")
+                tables.append(good)
+            else:
+                tables.append(table)
+        snapshot = replace(
+            loaded.snapshot,
+            settings=replace(new, state=old.state, listeners=listeners),
+            routing=replace(routing, aliases=replace(routing.aliases, tables=tuple(tables))),
+            warnings=(*loaded.snapshot.warnings, *warnings),
+        )
+        return replace(loaded, snapshot=snapshot)
+
+    async def _listen(self) -> None:
+        settings = self.snapshot().settings
+        for name, listener in settings.listeners.items():
+            opened = Listener(
+                listener, settings.limits, str(settings.hostname), self._intake.door, self._world, self._emit
+            )
+            await opened.start(self._tasks)
+            self._listeners[name] = opened
+        self._warn(self.snapshot().warnings)
+        for name, (host, port) in self.addresses.items():
+            role = str(settings.listeners[name].role)
+            facts = {"listener": name, "host": host, "port": port, "role": role}
+            self._emit(Event(Happening.LISTENING, self._world.clock.now(), facts=facts))
+
+    async def _drain(self, delivering: asyncio.Task[None]) -> None:
+        """Lets what is under way finish, for a while; what does not is taken up again at the next start."""
+        self._emit(Event(Happening.DRAINING, self._world.clock.now()))
+        async with asyncio.TaskGroup() as closing:
+            for listener in self._listeners.values():
+                closing.create_task(listener.drain(DRAIN))
+        self._dispatcher.drain()
+        await asyncio.wait([delivering], timeout=DRAIN)
+        delivering.cancel()
+        await self._pool.close()
+        self._maildir.close()
+        self._cpu.shutdown(wait=False, cancel_futures=True)
+
+    async def _sweep(self) -> None:
+        """Retention, once a minute."""
+        while True:
+            await self.spool.sweep(self._world.clock.now(), self.snapshot().settings.trace)
+            await self._world.clock.sleep(SWEEP)
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self._emit(Event(Happening.WARNING, self._world.clock.now(), facts={"what": warning}))
+
+    async def _judge(self, content: bytes) -> Sequence[Verdict]:
+        return (arc.verdict(await arc.evaluate(content, self._txt, self._cpu)),)
+
+    async def _txt(self, name: str) -> bytes | None:
+        try:
+            return await self._resolver.txt(name)
+        except LookupFailed as failed:
+            raise arc.TxtUnavailable(str(failed)) from failed
+
+    async def _explain(self, envelope: Envelope, addresses: Sequence[Address]) -> Sequence[str]:
+        explained = await explain(self.snapshot(), self.endpoints.candidates, envelope, addresses)
+        return [line for each in explained for line in each.lines()]

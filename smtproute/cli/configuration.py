@@ -1,0 +1,48 @@
+"""Finding and reading the configuration, for every command."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from smtproute.app import Loaded, Refused, load
+from smtproute.config.load import Mistake, find
+from smtproute.config.load import load as load_file
+from smtproute.core.snapshot import Snapshot
+
+__all__ = ["CONFIG", "OPTION", "loaded", "reader", "refuse"]
+
+CONFIG = 78
+"""EX_CONFIG of sysexits(3)."""
+
+OPTION = typer.Option("--config", "-c", help="Configuration file (TOML).", show_default=False)
+
+
+def reader(config: str | None) -> Callable[[], Snapshot]:
+    """What reads the configuration, now and at each reload."""
+    environ = dict(os.environ)
+
+    def read() -> Snapshot:
+        return load_file(find(config, environ, str(Path.cwd())), environ, fqdn=socket.getfqdn)
+
+    return read
+
+
+def loaded(config: str | None) -> Loaded:
+    """The configuration with its keys; a mistake ends the program with status 78."""
+    try:
+        return load(reader(config))
+    except (Refused, Mistake) as refused:
+        refuse(str(refused))
+
+
+def refuse(text: str) -> NoReturn:
+    """Says what is wrong with the configuration, and ends."""
+    print(text, file=sys.stderr)
+    raise typer.Exit(CONFIG)

@@ -1,0 +1,208 @@
+"""`smtproute demo`: the main job with nothing to set up, on real sockets.
+
+One process holds a relay with a docker-mailserver folder, two upstream servers, and a name server that knows them.
+The far end checks the seals itself, with dkimpy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from smtproute.cli.configuration import OPTION
+
+if TYPE_CHECKING:
+    from smtproute.app import Relay
+    from smtproute.core.event import Event
+    from smtproute.testing.upstream import Received
+    from smtproute.testing.zone import Zone
+
+__all__ = ["command"]
+
+SENDER = "friend@elsewhere.example"
+PATIENCE = 30.0
+"""Seconds that one delivery may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    recipient: str
+    title: str
+
+
+LETTERS = (
+    _Letter("name@example.org", "one address that is a mailbox and a forwarding alias"),
+    _Letter("sales@example.org", "a plain alias"),
+    _Letter("anna@example.org", "a plain mailbox"),
+    _Letter("root@git.example.org", "an address that is routed to an endpoint by host name"),
+    _Letter("nobody@example.org", "an unknown address"),
+)
+
+
+def command(
+    once: Annotated[bool, typer.Option("--once", help="End after the traces.")] = False,
+    config: Annotated[str | None, OPTION] = None,
+) -> None:
+    """Send five messages through a relay with a docker-mailserver folder, and print what became of each."""
+    with tempfile.TemporaryDirectory(prefix="smtproute-demo-") as folder:
+        try:
+            asyncio.run(_demo(config or str(_example()), folder, once))
+        except KeyboardInterrupt:
+            print()
+
+
+def _example() -> Path:
+    """The demo's configuration: beside the package where it is installed, else in the source tree."""
+    inside = Path(__file__).parent / "config" / "demo.toml"
+    return inside if inside.exists() else Path(__file__).parents[2] / "config" / "demo.toml"
+
+
+class _Journal:
+    """Keeps the relay's events, and wakes whoever waits for one."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._more = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self._more.set()
+
+    async def finished(self, message: str, deliveries: int) -> None:
+        """Until so many deliveries of a message have an outcome."""
+        from smtproute.core.event import Happening
+
+        ended = (Happening.DELIVERED, Happening.DEFERRED, Happening.FAILED)
+        async with asyncio.timeout(PATIENCE):
+            while sum(each.message == message and each.what in ended for each in self.events) < deliveries:
+                self._more.clear()
+                await self._more.wait()
+
+
+async def _demo(config: str, folder: str, once: bool) -> None:
+    from smtproute.app import Refused, Relay
+    from smtproute.cli.configuration import refuse
+    from smtproute.config.load import load
+    from smtproute.mailauth.keys import load as load_key
+    from smtproute.mailauth.keys import record
+    from smtproute.testing.upstream import Upstream
+    from smtproute.testing.zone import Zone
+    from smtproute.world import World
+
+    seals: dict[int, str] = {}
+    journal = _Journal()
+    names = {"mx.external.example": {"A": ["127.0.0.1"]}, "gitlab.internal": {"A": ["127.0.0.1"]}}
+    async with AsyncExitStack() as stack:
+        zone = await stack.enter_async_context(Zone(names))
+
+        async def judge(received: Received) -> None:
+            seals[id(received)] = _verified(received.content, zone)
+
+        external = await stack.enter_async_context(Upstream(on_message=judge))
+        gitlab = await stack.enter_async_context(Upstream(on_message=judge))
+        environ = {
+            **os.environ,
+            "SMTPROUTE__STATE": folder,
+            "SMTPROUTE__RESOLVER__SERVERS": f'["{zone.address}"]',
+            "SMTPROUTE__ENDPOINT__EXTERNAL__SERVERS": f'["mx.external.example:{external.port}"]',
+            "SMTPROUTE__ENDPOINT__GITLAB__SERVERS": f'["gitlab.internal:{gitlab.port}"]',
+        }
+        try:
+            relay = await stack.enter_async_context(
+                Relay.running(lambda: load(config, environ, fqdn=socket.getfqdn), world=World(), emit=journal)
+            )
+        except Refused as refused:
+            refuse(str(refused))
+        for key in relay.snapshot().settings.arc.keys.values():
+            zone.set(f"{key.selector}._domainkey.{key.domain}", "TXT", [record(load_key(key))])
+        for letter in LETTERS:
+            await _send(letter, relay, journal)
+        _far_end({"external": external.received, "gitlab": gitlab.received}, seals)
+        host, port = next(iter(relay.addresses.values()))
+        if not once:
+            _invite(host, port, folder)
+            await asyncio.Event().wait()
+
+
+def _verified(content: bytes, zone: Zone) -> str:
+    """What dkimpy, as the far end, says of the ARC chain, asking the same name server."""
+    import dkim
+    import dns.message
+    import dns.rdatatype
+
+    def txt(name: bytes, timeout: int = 5) -> bytes | None:
+        answer = zone.answer(dns.message.make_query(name.decode(), dns.rdatatype.TXT))
+        for rrset in answer.answer if answer is not None else ():
+            for each in rrset:
+                return b"".join(each.strings)
+        return None
+
+    cv, _, reason = dkim.arc_verify(content, dnsfunc=txt)
+    return f"arc={cv.decode() if cv else 'none'} ({reason})"
+
+
+async def _send(letter: _Letter, relay: Relay, journal: _Journal) -> None:
+    """Sends one letter by SMTP, waits for what becomes of it, prints its trace."""
+    from email.utils import formatdate
+
+    from smtproute.core.address import Address
+    from smtproute.core.settings import EndpointTls, Server
+    from smtproute.core.transcript import plain
+    from smtproute.smtp.client import Connection, Mail
+    from smtproute.trace.text import render, transcript
+    from smtproute.world import World
+
+    world = World()
+    host, port = next(iter(relay.addresses.values()))
+    content = (
+        f"From: A friend <{SENDER}>\r\nTo: {letter.recipient}\r\nSubject: Hello {letter.recipient}\r\n"
+        f"Date: {formatdate(world.clock.now())}\r\nMessage-ID: <{world.token()}@elsewhere.example>\r\n\r\n"
+        f"This is a letter to {letter.title}.\r\n"
+    ).encode()
+    connection = await Connection.open(
+        Server(host, port), host, tls=EndpointTls.NEVER, context=None, helo="elsewhere.example", world=world
+    )
+    mail = Mail(Address.parse(SENDER), (Address.parse(letter.recipient),))
+    dialogue = await connection.send(mail, content)
+    await connection.quit()
+    print(f"\n== {letter.title}: {letter.recipient}\n")
+    answer = dialogue.answers[0]
+    reply = answer.reply
+    if reply is None or not reply.positive:
+        print("refused while the client listened:")
+        print("\n".join(f"  {line}" for line in transcript(plain(dialogue.transcript))))
+        return
+    message = reply.text.rsplit(" ", 1)[-1]
+    entries = await relay.spool.entries(message)
+    await journal.finished(message, len(entries))
+    print("\n".join(render([event for _, event in await relay.spool.events(message)])))
+
+
+def _far_end(upstreams: Mapping[str, Sequence[Received]], seals: Mapping[int, str]) -> None:
+    """What arrived at the upstreams, and what they say of the seals."""
+    print("\n== at the far ends, each seal checked there by dkimpy\n")
+    for name, received in upstreams.items():
+        for each in received:
+            print(f"  {name}: <{each.reverse_path}> to {', '.join(f'<{one}>' for one in each.recipients)}")
+            print(f"    {seals[id(each)]}")
+
+
+def _invite(host: str, port: int, folder: str) -> None:
+    print(
+        f"\nThe relay stays up. By hand:\n\n  telnet {host} {port}\n\n"
+        "then type HELP, or: EHLO me, EXPN name@example.org, MAIL FROM:<me@elsewhere.example>,"
+        " RCPT TO:<name@example.org>, DATA.\n"
+        f"Its mailboxes are under {folder}/mail. Control-C ends it.",
+        flush=True,
+    )
+    sys.stdout.flush()

@@ -1,0 +1,63 @@
+"""`smtproute explain`: what would happen to an address, and by which rules."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import click
+import typer
+
+from smtproute.cli.configuration import OPTION
+
+__all__ = ["command"]
+
+
+def command(
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", show_default=False)],
+    sender: Annotated[str, typer.Option("--from", help="MAIL FROM; empty is the null sender.")] = "",
+    client_ip: Annotated[str | None, typer.Option(help="The client's IP address.", show_default=False)] = None,
+    listener: Annotated[str | None, typer.Option(help="The listener it speaks to.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one a recipient.")] = False,
+    config: Annotated[str | None, OPTION] = None,
+) -> None:
+    """Explain where mail for each address goes and why. Nothing is sent, nothing is connected to.
+
+    Exit status: 0 deliverable, 1 some of it deferred, 2 some of it refused or undeliverable.
+    """
+    from smtproute.app import endpoints
+    from smtproute.cli.configuration import loaded
+    from smtproute.core.address import Address, AddressError
+    from smtproute.core.envelope import Client, Envelope
+    from smtproute.core.permit import trusts
+    from smtproute.intake.explain import explain
+    from smtproute.world import World
+
+    snapshot = loaded(config).snapshot
+    listeners = snapshot.settings.listeners
+    name = listener if listener is not None else next(iter(listeners))
+    if name not in listeners:
+        raise click.UsageError(f"there is no listener {name!r}: the configuration has {', '.join(listeners)}")
+    try:
+        recipients = [Address.parse(address) for address in addresses]
+        reverse_path = Address.parse(sender) if sender else None
+    except AddressError as error:
+        raise click.UsageError(str(error)) from None
+    ip = client_ip if client_ip is not None else _outside(snapshot.settings.listeners[name])
+    try:
+        client = Client(ip, 0, name, listeners[name].role, trusts(listeners[name], ip))
+    except ValueError:
+        raise click.UsageError(f"--client-ip {ip}: it is no IP address") from None
+    envelope = Envelope(client, reverse_path)
+    explained = asyncio.run(explain(snapshot, endpoints(snapshot.settings, World()).candidates, envelope, recipients))
+    for each in explained:
+        print(json.dumps(each.json(), ensure_ascii=False) if as_json else "\n".join(each.lines()))
+    raise typer.Exit(max((each.status for each in explained), default=0))
+
+
+def _outside(listener) -> str:  # type: ignore[no-untyped-def]
+    """A client that fits the listener: a stranger (TEST-NET-1) for an inbound one, ourselves for a trusted one."""
+    from smtproute.core.settings import Role
+
+    return "192.0.2.1" if listener.role is Role.INBOUND else "127.0.0.1"

@@ -1,0 +1,148 @@
+"""`smtproute queue`: what waits in the spool, and what an operator does to it. The relay may run or not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import click
+import typer
+
+from smtproute.cli.configuration import OPTION
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List the queue, and retry, hold, release or remove what is in it.", no_args_is_help=True)
+
+IDS = typer.Argument(metavar="[ID]...", show_default=False)
+ALL = typer.Option("--all", help="Every unfinished message.")
+
+
+@app.command("list")
+def list_(
+    finished: Annotated[bool, typer.Option("--finished", help="Also what is delivered, failed or removed.")] = False,
+    captured: Annotated[bool, typer.Option("--captured", help="What was captured.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one a delivery.")] = False,
+    config: Annotated[str | None, OPTION] = None,
+) -> None:
+    """List deliveries, newest message first."""
+    asyncio.run(_list(config, finished, captured, as_json))
+
+
+async def _list(config: str | None, finished: bool, captured: bool, as_json: bool) -> None:
+    from smtproute.cli.spool import opened
+
+    count = 0
+    async with opened(config) as spool:
+        cursor = ""
+        while True:
+            page = await spool.read(cursor, unfinished=not (finished or captured), captured=captured)
+            for entry in page.entries:
+                count += 1
+                facts = _facts(entry)
+                print(json.dumps(facts) if as_json else _line(facts))
+            cursor = page.cursor
+            if not cursor:
+                break
+    if not count and not as_json:
+        print("nothing was captured" if captured else "the queue is empty")
+
+
+@app.command("show")
+def show(
+    message: Annotated[str, typer.Argument(metavar="ID")],
+    config: Annotated[str | None, OPTION] = None,
+) -> None:
+    """Print one message: its deliveries, then the content exactly as it was received."""
+    asyncio.run(_show(config, message))
+
+
+async def _show(config: str | None, message: str) -> None:
+    import sys
+
+    from smtproute.cli.spool import opened
+    from smtproute.spool.queue import SpoolFailed
+
+    async with opened(config) as spool:
+        entries = await spool.entries(message)
+        if not entries:
+            raise click.UsageError(f"there is no message {message}")
+        for entry in entries:
+            print(_line(_facts(entry)))
+        print(flush=True)
+        try:
+            sys.stdout.buffer.write(await spool.content(message))
+        except SpoolFailed as gone:
+            print(f"(the content is not kept: {gone})")
+
+
+def _changing(name: str, text: str) -> None:
+    """Registers one of the commands that change the queue."""
+
+    def command(
+        messages: Annotated[list[str] | None, IDS] = None,
+        everything: Annotated[bool, ALL] = False,
+        config: Annotated[str | None, OPTION] = None,
+    ) -> None:
+        if bool(messages) == everything:
+            raise click.UsageError("name the messages, or say --all")
+        raise typer.Exit(asyncio.run(_change(config, name, None if everything else messages)))
+
+    command.__doc__ = text
+    app.command(name)(command)
+
+
+async def _change(config: str | None, name: str, messages: list[str] | None) -> int:
+    from smtproute.cli.spool import opened
+    from smtproute.spool.queue import Change
+    from smtproute.world import SystemClock
+
+    async with opened(config) as spool:
+        changed = await spool.change(Change(name), messages, SystemClock().now())
+    for each in changed:
+        later = ", after the attempt now running" if each.in_flight else ""
+        print(f"{each.message}.{each.number}  {each.before} -> {each.after}{later}")
+    unknown = [each for each in messages or () if each not in {one.message for one in changed}]
+    for message in unknown:
+        print(f"{message}  nothing to {name}: it is unknown or finished")
+    if messages is None and not changed:
+        print("the queue is empty")
+    return 1 if unknown else 0
+
+
+_changing("retry", "Try these messages again now.")
+_changing("hold", "Keep these messages until they are released.")
+_changing("release", "Let held messages go.")
+_changing("remove", "Take these messages out of the queue; nobody is told.")
+
+
+def _facts(entry: Any) -> dict[str, Any]:
+    delivery, message = entry.delivery, entry.message
+    return {
+        "id": message.id,
+        "number": entry.number,
+        "state": str(entry.state),
+        "received_at": message.received_at,
+        "size": message.size,
+        "sender": str(message.envelope.reverse_path or ""),
+        "recipient": str(delivery.recipient),
+        "kind": str(delivery.kind),
+        "endpoint": delivery.endpoint,
+        "address": str(delivery.address),
+        "attempts": entry.attempts,
+        "due_at": entry.due_at,
+        "last": entry.last,
+    }
+
+
+def _line(facts: dict[str, Any]) -> str:
+    from smtproute.trace.text import clock
+
+    to = f"{facts['kind']} {facts['endpoint']}".rstrip()
+    due = f", due {clock(facts['due_at'])}" if facts["state"] == "queued" else ""
+    last = f"\n    {facts['last']}" if facts["last"] else ""
+    return (
+        f"{facts['id']}.{facts['number']}  {facts['state']:<9} {facts['size']:>8}  <{facts['sender']}> to"
+        f" <{facts['address']}> by {to}, {facts['attempts']} attempts{due}{last}"
+    )

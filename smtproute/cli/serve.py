@@ -1,0 +1,87 @@
+"""`smtproute serve`: runs the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smtproute.cli.configuration import OPTION
+
+__all__ = ["command", "event_loop"]
+
+
+def command(
+    config: Annotated[str | None, OPTION] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Write the listeners' addresses here, as JSON, once they listen.")
+    ] = None,
+) -> None:
+    """Run the relay. SIGTERM drains and ends it, SIGHUP reloads the configuration."""
+    from smtproute.app import Refused
+    from smtproute.cli.configuration import loaded, reader, refuse
+    from smtproute.smtp.listener import TlsFault
+    from smtproute.spool.queue import SpoolFailed
+
+    log = loaded(config).snapshot.settings.log
+    try:
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
+            runner.run(_serve(reader(config), log.format, ready_file))
+    except* (Refused, TlsFault, SpoolFailed, OSError) as failed:
+        first: BaseException = failed
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        refuse(str(first))
+
+
+def event_loop():  # type: ignore[no-untyped-def]
+    """uvloop's loop where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(read, form, ready_file: Path | None) -> None:  # type: ignore[no-untyped-def]
+    from smtproute.app import Relay
+    from smtproute.trace.log import log_to
+    from smtproute.world import World
+
+    stop, again = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, again.set)
+    async with (
+        Relay.running(read, world=World(), emit=log_to(sys.stderr, form)) as relay,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for name, (host, port) in relay.addresses.items():
+            print(f"listening on {f'[{host}]' if ':' in host else host}:{port} ({name})", flush=True)
+        if ready_file is not None:
+            _write_ready(ready_file, relay.addresses)
+        reloading = tasks.create_task(_reload(relay, again))
+        await stop.wait()
+        reloading.cancel()
+
+
+async def _reload(relay, again: asyncio.Event) -> None:  # type: ignore[no-untyped-def]
+    while True:
+        await again.wait()
+        again.clear()
+        await relay.reload()
+
+
+def _write_ready(file: Path, addresses: dict[str, tuple[str, int]]) -> None:
+    """Whole or not at all: whoever waits for the file reads it the moment it is there."""
+    listeners = {name: {"host": host, "port": port} for name, (host, port) in addresses.items()}
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps({"listeners": listeners}) + "\n")
+    os.replace(part, file)  # noqa: PTH105 - atomic, and named as what it is

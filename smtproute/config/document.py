@@ -1,0 +1,221 @@
+"""The document: what a file and the environment say together, before anybody judges it.
+
+It remembers where each value came from, so that a mistake names the file or the variable, and a relative path starts
+at the folder of the file, or for a variable at the working folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Document", "Location", "Mistake", "read"]
+
+Location = tuple[str | int, ...]
+"""Keys and list positions from the top of the document."""
+
+PREFIX = "SMTPROUTE__"
+
+_NAMED: tuple[Location, ...] = (("listener",), ("endpoint",), ("arc", "keys"), ("resolver", "static"))
+"""The tables whose keys are names of the administrator's, which no variable can spell exactly."""
+
+
+class Mistake(Exception):
+    """The configuration cannot be used: `lines`, one a mistake, each naming file, key, value and the mend."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = tuple(line.encode("utf-8", "backslashreplace").decode() for line in lines)
+        super().__init__("\n".join(self.lines))
+
+
+@dataclass(slots=True)
+class Document:
+    shown: str
+    """What mistakes call the file."""
+    folder: Path
+    """Where relative paths start."""
+    tables: dict[str, Any] = field(default_factory=dict)
+    variables: dict[Location, str] = field(default_factory=dict)
+    """Each value that the environment set, and the variable."""
+    made: dict[Location, str] = field(default_factory=dict)
+    """Each table that is there only because of a variable."""
+    mistakes: list[str] = field(default_factory=list)
+
+    def wrong(self, location: Location, text: str) -> None:
+        """Notes a mistake: the place, its value if it has one that is no table, and the text."""
+        value = self._value(location)
+        shown = "" if value is None or isinstance(value, dict) else f" = {_toml(value)}"
+        self.mistakes.append(f"{self._place(location)}{shown}: {text}")
+
+    def check(self) -> None:
+        """Raises Mistake where anything wrong has been noted."""
+        if self.mistakes:
+            raise Mistake(*self.mistakes)
+
+    def path(self, location: Location, written: str) -> Path:
+        """The absolute path that is written at `location`."""
+        return self._start(location) / written
+
+    def content(self, location: Location, written: str) -> bytes:
+        """What the file named at `location` holds; where it cannot be read, nothing, and that is noted as wrong."""
+        try:
+            return self.path(location, written).read_bytes()
+        except OSError as error:
+            self.unreadable(location, error)
+            return b""
+
+    def file(self, location: Location, written: str) -> Path:
+        """As `path`, for a file that must be readable: noted as wrong where it is not."""
+        try:
+            self.path(location, written).open("rb").close()
+        except OSError as error:
+            self.unreadable(location, error)
+        return self.path(location, written)
+
+    def unreadable(self, location: Location, error: OSError) -> None:
+        """Notes that what is named at `location` could not be read."""
+        why = (error.strerror or "error").lower()
+        self.wrong(location, f"cannot be read: {why}. A relative path starts at {self._start(location)}.")
+
+    def _start(self, location: Location) -> Path:
+        return self.folder if self._origin(location) is None else Path.cwd()
+
+    def _origin(self, location: Location) -> Location | None:
+        """The longest part of `location` that the environment set."""
+        parts = (location[:length] for length in range(len(location), 0, -1))
+        return next((part for part in parts if part in self.variables or part in self.made), None)
+
+    def _place(self, location: Location) -> str:
+        origin = self._origin(location)
+        if origin is None:
+            return f"{self.shown}: {_dotted(location)}"
+        if origin in self.variables:
+            rest = _dotted(location[len(origin) :])
+            return f"environment: {self.variables[origin]}{'.' if rest and rest[0] != '[' else ''}{rest}"
+        if origin == location:
+            return f"environment: {self.made[origin]}"
+        return f"environment: {PREFIX}{'__'.join(str(part).upper() for part in location)}"
+
+    def _value(self, location: Location) -> Any:
+        at: Any = self.tables
+        for part in location:
+            if isinstance(at, dict) and part in at:
+                at = at[part]
+            elif isinstance(at, list) and isinstance(part, int):
+                at = at[part]
+            else:
+                return None
+        return at
+
+
+def _dotted(location: Location) -> str:
+    """`route[0].match`, `arc.keys."example.org".file`."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            key = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else _toml(part)
+            text += f".{key}" if text else key
+    return text
+
+
+def _toml(value: Any) -> str:
+    """A value as it would be written, on one line, cut where it is long."""
+    match value:
+        case bool():
+            text = str(value).lower()
+        case str():
+            text = json.dumps(value, ensure_ascii=False)
+        case list():
+            text = f"[{', '.join(map(_toml, value))}]"
+        case dict():
+            text = f"{{ {', '.join(f'{_dotted((key,))} = {_toml(inner)}' for key, inner in value.items())} }}"
+        case _:
+            text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def read(path: str | None, environ: Mapping[str, str]) -> Document:
+    """The document that file and environment make; without a file, the environment's alone. Raises Mistake."""
+    if path is None:
+        document = Document("defaults", Path.cwd())
+    else:
+        file = Path(path).absolute()
+        shown = file.name if file.parent == Path.cwd() else path
+        document = Document(shown, file.parent, _parse(file, shown))
+    names = [name for name in environ if name.startswith(PREFIX)]
+    for name in sorted(names, key=lambda name: (name.count("__"), name)):
+        _override(document, name, environ[name])
+    return document
+
+
+def _parse(file: Path, shown: str) -> dict[str, Any]:
+    try:
+        octets = file.read_bytes()
+    except OSError as error:
+        why = (error.strerror or "error").lower()
+        raise Mistake(f"{shown}: cannot be read: {why}. Name the configuration with -c FILE.") from None
+    try:
+        return tomllib.loads(octets.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise Mistake(f"{shown}:{line}: not UTF-8, which TOML must be. Save the file in UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
+        why, line, column = match.groups() if match else (str(error), None, None)
+        at = str(octets.count(b"\n") + 1) if line is None else line
+        where = "at the end of the file" if column is None else f"in column {column}"
+        raise Mistake(f"{shown}:{at}: not TOML: {why} ({where}). Texts are written in quotes.") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise Mistake(f"{shown}: not TOML: {error}.") from None
+
+
+def _override(document: Document, name: str, text: str) -> None:
+    """Lets one variable replace or add its value."""
+    parts = name.removeprefix(PREFIX).lower().split("__")
+    if not all(parts):
+        document.mistakes.append(f"environment: {name}: no key. Write SMTPROUTE__SECTION__KEY.")
+        return
+    at = document.tables
+    location: Location = ()
+    for part in parts:
+        key = part
+        if location in _NAMED and part not in at:
+            alike = [each for each in at if _folded(each) == _folded(part)]
+            if len(alike) > 1:
+                both = " and ".join(_toml(each) for each in alike)
+                document.mistakes.append(f"environment: {name}: means {both} alike. Rename one of them.")
+                return
+            key = alike[0] if alike else part
+        location = (*location, key)
+        if len(location) == len(parts):
+            at[key] = _value_of(text)
+            document.variables[location] = name
+            return
+        if key not in at:
+            at[key] = {}
+            document.made[location] = name
+        at = at[key]
+        if not isinstance(at, dict):
+            whole = f"{PREFIX}{'__'.join(parts[: len(location)])}".upper()
+            document.mistakes.append(f"environment: {name}: {_dotted(location)} is no table. Set it whole: {whole}.")
+            return
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_.]", "-", name.lower())
+
+
+def _value_of(text: str) -> Any:
+    """What a variable holds: a TOML value where it is one, else the text itself."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return parsed["value"] if parsed.keys() == {"value"} else text

@@ -1,0 +1,478 @@
+"""The keys of the configuration, and what each value may be.
+
+A validator takes a TOML value and returns the value that `core.settings` wants, or raises ValueError with a text
+that says what is wrong and how to mend it. Defaults are those of `core.settings`.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from smtproute.core.address import AddressError, Domain
+from smtproute.core.routes import Match, RouteError, parse_match
+from smtproute.core.settings import (
+    BareNewline,
+    Discover,
+    Endpoint,
+    EndpointTls,
+    Limits,
+    Listener,
+    ListenerTls,
+    LogFormat,
+    Mode,
+    Network,
+    Queue,
+    Resolver,
+    Role,
+    Server,
+    SignBy,
+    Source,
+    Trace,
+)
+
+__all__ = ["Bind", "IpLiteral", "Root", "Sign", "TableFile", "Target", "close", "known_keys"]
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+_FOREVER = 100 * 365 * 86400
+_LARGEST = 2**63 - 1
+
+
+def close(word: str, known: tuple[str, ...]) -> str:
+    """` Did you mean "x"?`, or nothing."""
+    found = get_close_matches(word.lower(), known, 1, 0.65)
+    return f' Did you mean "{found[0]}"?' if found else ""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text is wanted. Write it in quotes.")  # noqa: TRY004 (pydantic takes ValueError only)
+    return value
+
+
+def _path(value: object) -> str:
+    if not _text(value) or "\0" in _text(value):
+        raise ValueError("a path is wanted. Write it, or leave the key out.")
+    return _text(value)
+
+
+def _name(value: object) -> str:
+    name = _text(value)
+    if re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", name) is None or "__" in name:
+        raise ValueError("a name is made of letters, digits, - and _. Choose another.")
+    return name
+
+
+def _choice(kind: type[E]) -> Callable[[object], E]:
+    def choice(value: object) -> E:
+        known = tuple(kind)
+        if _text(value) not in known:
+            raise ValueError(f"not one of {', '.join(known)}.{close(_text(value), known)}")
+        return kind(_text(value))
+
+    return choice
+
+
+def _duration(value: object) -> float:
+    """Seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    seconds = _quantity(value, units, 'a duration is wanted. Write "30s", "5m", "1h" or "5d".')
+    if seconds > _FOREVER:
+        raise ValueError("longer than a hundred years. Write a shorter duration.")
+    return float(seconds)
+
+
+def _pause(value: object) -> float:
+    if not (seconds := _duration(value)):
+        raise ValueError("a pause of no length would try again without end. Write one second at least.")
+    return seconds
+
+
+def _size(value: object) -> int:
+    """Octets."""
+    units = {"b": 1}
+    for power, letter in enumerate("kmgt", 1):
+        units |= {f"{letter}b": 1000**power, f"{letter}ib": 1024**power}
+    octets = _quantity(value, units, 'a size is wanted. Write "256KiB", "25MB" or "1GB".')
+    if not 1 <= octets <= _LARGEST:
+        raise ValueError('a size between one octet and 2^63 is wanted. Write "256KiB", "25MB" or "1GB".')
+    return octets
+
+
+def _quantity(value: object, units: Mapping[str, int], wanted: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(r"([0-9]{1,18}) ?([A-Za-z]+)", value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in units:
+        raise ValueError(wanted)
+    return int(match[1]) * units[match[2].lower()]
+
+
+def _number(least: int) -> Callable[[object], int]:
+    def number(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
+            raise ValueError(f"a whole number is wanted, {least} or more.")
+        return value
+
+    return number
+
+
+# Names and addresses
+
+
+class IpLiteral(ValueError):
+    """An IP address, in any of its spellings, stands where a host name must."""
+
+    def __init__(self, ip: str) -> None:
+        super().__init__("a host name is wanted, not an IP address. Write the name of the machine.")
+        self.ip = ip
+
+
+_NUMERIC = r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)"
+_INET_ATON = re.compile(rf"{_NUMERIC}(?:\.{_NUMERIC}){{0,3}}")
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that `text` is to a resolver: dotted, IPv6, and the forms of inet_aton(3): decimal, hexadecimal,
+    octal, short."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        pass
+    try:
+        return IPv4Address(socket.inet_aton(text)) if _INET_ATON.fullmatch(text) else None
+    except OSError:
+        return None
+
+
+def _host(value: object) -> str:
+    """A host name (RFC 1123 2.1) in lower-case A-labels; U-labels are taken. Raises IpLiteral too."""
+    text = _text(value)
+    literal = _ip(text.removesuffix("."))
+    if literal is not None:
+        raise IpLiteral(str(literal))
+    try:
+        name = Domain.parse(text).key
+    except AddressError as error:
+        raise ValueError(f'no host name: {error}. Write it as "mail.example.org".') from None
+    literal = _ip(name)  # again: IDNA maps other scripts' digits and full stops to ASCII
+    if literal is not None:
+        raise IpLiteral(str(literal))
+    if "_" in name:
+        better = re.sub(r"[^a-z0-9.]+", "-", name)
+        raise ValueError(f'a host name has no underscore. Give it a name that has none, such as "{better}".')
+    labels = name.split(".")
+    if len(name) > 253 or any(_LABEL.fullmatch(label) is None for label in labels):
+        raise ValueError('no host name. Write it as "mail.example.org".')
+    if re.fullmatch(_NUMERIC, labels[-1]):
+        raise ValueError('no host name: it ends in a number, as only addresses do. Write it as "mail.example.org".')
+    return name
+
+
+def _domain(value: object) -> Domain:
+    try:
+        return Domain.parse(_text(value))
+    except AddressError as error:
+        raise ValueError(f'{error}. Write it as "example.org".') from None
+
+
+def _hostname(value: object) -> Domain:
+    _host(value)
+    return _domain(value)
+
+
+def _port(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and least <= int(text) <= 65535):
+        raise ValueError(f'"{text}" is no port. Write a number from {least} to 65535.')
+    return int(text)
+
+
+def _server(value: object) -> Server:
+    """`host` or `host:port`, port 25 where none is written. Raises IpLiteral too."""
+    text = _text(value)
+    literal = _ip(text)
+    if literal is not None:
+        raise IpLiteral(str(literal))
+    bracketed = re.fullmatch(r"\[([^\[\]]*)\](:.*)?", text)
+    if bracketed:
+        name = _host(bracketed[1].removeprefix("IPv6:"))
+        raise ValueError(f'brackets belong to IP addresses. Write "{name}{bracketed[2] or ""}".')
+    host, colon, port = text.partition(":")
+    if not host:
+        raise ValueError('the host name is missing. Write "mail.example.org:25".')
+    if "/" in text or "@" in text:
+        raise ValueError('neither a URL nor an address is wanted. Write "mail.example.org:25".')
+    return Server(_host(host), _port(port, 1)) if colon else Server(_host(host))
+
+
+def _static_ip(value: object) -> str:
+    try:
+        return str(ip_address(_text(value)))
+    except ValueError:
+        raise ValueError('an IP address is wanted. Write "192.0.2.1" or "2001:db8::1".') from None
+
+
+def _nameserver(value: object) -> str:
+    """An IP address, with `:port` where one is written."""
+    text = _text(value)
+    match = re.fullmatch(r"\[(?P<v6>[^\]]+)\](?::(?P<port6>.*))?|(?P<v4>[0-9.]+)(?::(?P<port4>.*))?", text)
+    try:
+        ip_address(text if match is None else match["v6"] or match["v4"])
+    except ValueError:
+        raise ValueError('a DNS server is given by IP address. Write "192.0.2.53", or "192.0.2.53:5353".') from None
+    if match is not None and (port := match["port6"] or match["port4"]) is not None:
+        _port(port, 1)
+    return text
+
+
+def _network(value: object) -> Network:
+    try:
+        return ip_network(_text(value))
+    except ValueError:
+        pass
+    try:
+        better = f'no network: it has bits beyond its length. Write "{ip_network(_text(value), strict=False)}".'
+    except ValueError:
+        better = 'no network. Write "192.0.2.0/24", "2001:db8::/32" or one address.'
+    raise ValueError(better)
+
+
+class Bind(NamedTuple):
+    """Where a listener listens; an empty host is every address of the machine."""
+
+    host: str
+    port: int
+
+
+def _bind(value: object) -> Bind:
+    match = re.fullmatch(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[^\[\]:]*)):(?P<port>.*)", _text(value))
+    wanted = 'an IP address and a port are wanted. Write "127.0.0.1:25", "[::1]:25", or ":25" for all addresses.'
+    if match is None:
+        raise ValueError(wanted)
+    host, version = (match["v4"], 4) if match["v6"] is None else (match["v6"], 6)
+    try:
+        good = (not host and version == 4) or ip_address(host).version == version
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(wanted)
+    return Bind(host, _port(match["port"], 0))
+
+
+# Rules
+
+
+def _match(value: object) -> Match:
+    try:
+        return parse_match(_text(value))
+    except RouteError as error:
+        raise ValueError(f'{error}. Known forms: "user@domain", "*@domain", "*@*.domain", "*", "regex:..."') from None
+
+
+class TableFile(NamedTuple):
+    """One entry of `[aliases] tables`."""
+
+    kind: str
+    """"texthash" or "pcre"."""
+    path: str
+
+
+def _table(value: object) -> TableFile:
+    prefix, colon, path = _text(value).partition(":")
+    if not colon or re.fullmatch(r"[a-z]+", prefix) is None:
+        return TableFile("texthash", _path(value))
+    if prefix in ("texthash", "pcre"):
+        return TableFile(prefix, _path(path))
+    other = "pcre" if prefix == "regexp" else "texthash"
+    raise ValueError(f'{prefix} tables are not read here. Write "{other}:FILE", with the text that postmap reads.')
+
+
+def _delimiter(value: object) -> str:
+    if len(_text(value)) > 1 or _text(value) in ("@", '"', "\\", " "):
+        raise ValueError('one character is wanted, or none. Write "+", or "" for no delimiter.')
+    return _text(value)
+
+
+class Sign(NamedTuple):
+    """What `[arc] sign` says."""
+
+    by: SignBy
+    domain: Domain | None = None
+
+
+def _sign(value: object) -> Sign:
+    text = _text(value)
+    words = (SignBy.RECIPIENT, SignBy.SENDER, SignBy.OFF)
+    if text in words:
+        return Sign(SignBy(text))
+    if "." not in text:
+        known = ", ".join(words)
+        raise ValueError(f"neither {known} nor a domain.{close(text, words)}")
+    return Sign(SignBy.DOMAIN, _domain(value))
+
+
+def _selector(value: object) -> str:
+    labels = _text(value).split(".")
+    if any(re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", label) is None for label in labels):
+        raise ValueError('no selector (RFC 6376 3.1). Write it as "mail".')
+    return _text(value)
+
+
+# Tables of the file
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+Many = Annotated[tuple[T, ...], Field(strict=False)]
+Text = Annotated[str, PlainValidator(_text)]
+Path = Annotated[str, PlainValidator(_path)]
+Name = Annotated[str, PlainValidator(_name)]
+Duration = Annotated[float, PlainValidator(_duration)]
+Pause = Annotated[float, PlainValidator(_pause)]
+Size = Annotated[int, PlainValidator(_size)]
+Count = Annotated[int, PlainValidator(_number(1))]
+Servers = Many[Annotated[Server, PlainValidator(_server)]]
+
+_LISTENER = Listener("")
+_ENDPOINT = Endpoint("")
+_RESOLVER = Resolver()
+_QUEUE = Queue()
+_LIMITS = Limits()
+_TRACE = Trace()
+
+
+class Target(Table):
+    mode: Annotated[Mode, PlainValidator(_choice(Mode))] | None = None
+    endpoint: Text | None = None
+
+
+class RouteTable(Target):
+    match: Annotated[Match, PlainValidator(_match)]
+    seal: bool = True
+
+
+class DockerMailserverTable(Table):
+    config: Path
+
+
+class AccountsTable(Table):
+    file: Path | None = None
+    maildir: Path | None = None
+
+
+class AliasesTable(Table):
+    tables: Many[Annotated[TableFile, PlainValidator(_table)]] = ()
+    recipient_delimiter: Annotated[str, PlainValidator(_delimiter)] = "+"
+
+
+class ListenerTable(Table):
+    bind: Annotated[Bind, PlainValidator(_bind)] = Bind(_LISTENER.host, _LISTENER.port)
+    role: Annotated[Role, PlainValidator(_choice(Role))] = _LISTENER.role
+    tls: Annotated[ListenerTls, PlainValidator(_choice(ListenerTls))] | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    trusted_networks: Many[Annotated[Network, PlainValidator(_network)]] = _LISTENER.trusted_networks
+    bare_newline: Annotated[BareNewline, PlainValidator(_choice(BareNewline))] = _LISTENER.bare_newline
+    debug: bool = _LISTENER.debug
+    seal: bool = _LISTENER.seal
+
+
+class EndpointTable(Table):
+    servers: Servers = ()
+    backup: Servers = ()
+    discover: Annotated[Discover, PlainValidator(_choice(Discover))] = _ENDPOINT.discover
+    tls: Annotated[EndpointTls, PlainValidator(_choice(EndpointTls))] = _ENDPOINT.tls
+    ca_file: Path | None = None
+    verify: bool = _ENDPOINT.verify
+    max_connections: Count = _ENDPOINT.max_connections
+    seal: bool = _ENDPOINT.seal
+
+
+class ResolverTable(Table):
+    order: Many[Annotated[Source, PlainValidator(_choice(Source))]] = _RESOLVER.order
+    static: dict[Annotated[str, PlainValidator(_host)], Many[Annotated[str, PlainValidator(_static_ip)]]] = {}
+    hosts_file: Path = _RESOLVER.hosts_file
+    servers: Many[Annotated[str, PlainValidator(_nameserver)]] = _RESOLVER.servers
+
+
+class ArcKeyTable(Table):
+    selector: Annotated[str, PlainValidator(_selector)]
+    file: Path
+
+
+class ArcTable(Table):
+    sign: Annotated[Sign, PlainValidator(_sign)] | None = None
+    keys: dict[Annotated[Domain, PlainValidator(_domain)], ArcKeyTable] = {}
+
+
+class QueueTable(Table):
+    retry: Many[Pause] = _QUEUE.retry
+    lifetime: Duration = _QUEUE.lifetime
+    max_size: Size = _QUEUE.max_size
+
+
+class LimitsTable(Table):
+    message_size: Size = _LIMITS.message_size
+    recipients: Count = _LIMITS.recipients
+    connections: Count = _LIMITS.connections
+    connections_per_address: Count = _LIMITS.connections_per_address
+    errors: Count = _LIMITS.errors
+    in_flight: Size = _LIMITS.in_flight
+    timeout: Pause = _LIMITS.timeout
+
+
+class TraceTable(Table):
+    content: Duration = _TRACE.content
+    events: Duration = _TRACE.events
+    captures: Annotated[int, PlainValidator(_number(0))] = _TRACE.captures
+    captured: Duration = _TRACE.captured
+
+
+class LogTable(Table):
+    format: Annotated[LogFormat, PlainValidator(_choice(LogFormat))] = LogFormat.CONSOLE
+
+
+class Root(Table):
+    """The whole file."""
+
+    hostname: Annotated[Domain, PlainValidator(_hostname)] | None = None
+    state: Path | None = None
+    domains: Many[Annotated[Domain, PlainValidator(_domain)]] = ()
+    default: Target = Target(mode=Mode.CAPTURE)
+    docker_mailserver: DockerMailserverTable | None = None
+    accounts: AccountsTable = AccountsTable()
+    aliases: AliasesTable = AliasesTable()
+    listener: dict[Name, ListenerTable] = {}
+    endpoint: dict[Name, EndpointTable] = {}
+    route: Many[RouteTable] = ()
+    resolver: ResolverTable = ResolverTable()
+    arc: ArcTable = ArcTable()
+    queue: QueueTable = QueueTable()
+    limits: LimitsTable = LimitsTable()
+    trace: TraceTable = TraceTable()
+    log: LogTable = LogTable()
+
+
+def known_keys(location: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The keys that the table at `location` may have."""
+    at: Any = Root
+    for part in location:
+        if isinstance(at, type):
+            at = at.model_fields[str(part)].annotation  # a table, a table or None, or a list or dict of tables
+            at = get_args(at)[0] if isinstance(at, UnionType) else at
+        else:
+            at = next(each for each in get_args(at) if isinstance(each, type) and issubclass(each, Table))
+    return tuple(at.model_fields)

@@ -1,0 +1,283 @@
+"""Tables: the text of alias tables becomes what `core.aliases` looks up, read as Postfix reads it.
+
+A fault in a table never stops us. A line that Postfix skips is skipped with the same reason, a table that Postfix
+could not use (a duplicate key) gets a `fault`; each is a warning that begins with file and line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import pcre2
+
+from smtproute.core.address import Address, AddressError, Domain
+from smtproute.core.aliases import Condition, Entry, PatternError, PcreRule, PcreTable, TextTable, compile_pattern
+
+__all__ = ["decoded", "key_domains", "pcre_table", "text_table", "utf8"]
+
+_SPACE = " \t\n\v\f\r"
+"""What C's isspace() calls white space: str.strip() would take more."""
+
+
+def decoded(text: bytes | str) -> str:
+    """Octets as text; what is not UTF-8 survives as surrogates."""
+    return text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
+
+
+def utf8(text: str) -> bool:
+    """Whether `decoded` text was UTF-8."""
+    return not any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines as Postfix joins them (readlline(3)), each with the number of its first physical line.
+
+    Blank lines and comments vanish, even between a line and its continuation, which begins with white space.
+    """
+    first, joined = 0, ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip(_SPACE) or line.lstrip(_SPACE).startswith("#"):
+            continue
+        if not joined or line[0] not in _SPACE:
+            if joined:
+                yield first, joined
+            first, joined = number, ""
+        joined += line
+    if joined:
+        yield first, joined
+
+
+# Text tables
+
+
+_KEY = re.compile(r'(?:\\(?:.|\Z)|"(?:\\.|[^"\\])*"|[^\s"\\])*', re.ASCII | re.DOTALL)
+
+
+def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[str, ...]]:
+    """A table in postmap(1) format, and its warnings. `shown` names it in rules and warnings."""
+    entries: dict[str, Entry] = {}
+    warnings: list[str] = []
+    fault = ""
+    for number, line in _logical_lines(decoded(text)):
+
+        def warn(why: str, number: int = number) -> None:
+            warnings.append(f"{shown}:{number}: {why}")
+
+        if not utf8(line):
+            warn("not UTF-8: the line is ignored")
+            continue
+        if line[0] in _SPACE:
+            warn("a line that begins with white space continues the one above, and there is none: it is ignored")
+            continue
+        match = _KEY.match(line)
+        written = match[0] if match else ""
+        value = line[len(written) :]
+        if value.startswith('"'):
+            warn("an unbalanced quote: the line is ignored")
+            continue
+        value = value.strip(_SPACE)
+        if not value:
+            warn(f'"{written}" has no value: the line is ignored. Write key, white space, value')
+            continue
+        if written.endswith(":"):
+            warn(f'the key "{written}" ends in a colon and never matches: this is no aliases(5) file')
+        key = _key(written)
+        earlier = entries.setdefault(key, Entry(number, value))
+        if earlier.line != number:
+            duplicate = f'duplicate key "{written.lower()}" (lines {earlier.line} and {number})'
+            fault = fault or duplicate
+            warn(f"{duplicate}: the whole table is unusable, its look-ups get 451 4.3.0. Remove one of the lines")
+    return TextTable(shown, entries, fault), tuple(warnings)
+
+
+def _key(written: str) -> str:
+    """The form in which `core.aliases` looks an address up; Postfix folds keys to lower case."""
+    if written.startswith('"') or not written.isascii():
+        try:
+            if written.startswith("@"):
+                return f"@{Domain.parse(written[1:]).key}"
+            address = Address.parse(written)
+        except AddressError:
+            return written.lower()
+        # Quotes that need not be there make a key that Postfix never asks for.
+        if str(address).startswith('"') == written.startswith('"'):
+            return address.key
+    return written.lower()
+
+
+def key_domains(table: TextTable) -> Mapping[str, str]:
+    """The domains of a table's keys that have an `@`, each with the first rule that names it."""
+    domains: dict[str, str] = {}
+    for key, entry in table.entries.items():
+        _, at, domain = key.rpartition("@")
+        if at:
+            try:
+                domains.setdefault(Domain.parse(domain).key, f"{table.file}:{entry.line}")
+            except AddressError:
+                continue
+    return domains
+
+
+# PCRE tables
+
+
+_ANCHORED, _DOLLAR_ENDONLY, _UNGREEDY = 0x80000000, 0x00000010, 0x00040000
+"""Options of pcre2.h that the binding passes on but does not name."""
+_FLAGS = {
+    "i": int(pcre2.IGNORECASE),
+    "m": int(pcre2.MULTILINE),
+    "s": int(pcre2.DOTALL),
+    "x": int(pcre2.VERBOSE),
+    "A": _ANCHORED,
+    "E": _DOLLAR_ENDONLY,
+    "U": _UNGREEDY,
+}
+_DEFAULT = int(pcre2.IGNORECASE) | int(pcre2.DOTALL)
+
+
+class _Skip(Exception):
+    """Postfix skips this line; the text says why."""
+
+
+def pcre_table(shown: str, text: bytes | str) -> tuple[PcreTable, tuple[str, ...]]:
+    """A table in pcre_table(5) format, and its warnings. `shown` names it in rules and warnings."""
+    rules: list[PcreRule] = []
+    enclosing: list[tuple[int, Condition]] = []
+    warnings: list[str] = []
+    for number, raw in _logical_lines(decoded(text)):
+        line = raw.rstrip(_SPACE)
+        word = re.match(r"(if|endif)(?![A-Za-z0-9])", line, re.IGNORECASE)
+        notes: list[str] = []
+        try:
+            if line[0] in _SPACE:
+                raise _Skip("a line that begins with white space continues the one above, and there is none")
+            if not (line[0].isascii() and line[0].isalnum()):
+                condition, result = _condition(line, notes)
+                outer = tuple(each for _, each in enclosing)
+                rules.append(PcreRule(number, condition, _result(result, condition, notes), outer))
+            elif word is None:
+                raise _Skip("neither a /pattern/ nor if nor endif")
+            elif word[1].lower() == "if":
+                condition, extra = _condition(line[word.end() :].lstrip(_SPACE), notes)
+                enclosing.append((number, condition))
+                if extra:
+                    notes.append(f'"{extra}" after if is ignored: begin the lines inside if without white space')
+            elif not enclosing:
+                raise _Skip("endif without if")
+            else:
+                enclosing.pop()
+                if line[word.end() :].strip(_SPACE):
+                    notes.append("text after endif is ignored")
+        except _Skip as why:
+            notes.append(f"{why}: the line is ignored")
+        warnings += [f"{shown}:{number}: {note}" for note in notes]
+    warnings += [f"{shown}:{number}: if {condition.text} has no endif" for number, condition in enclosing]
+    return PcreTable(shown, tuple(rules)), tuple(warnings)
+
+
+def _condition(line: str, notes: list[str]) -> tuple[Condition, str]:
+    """The pattern at the head of `line`, and the text after it. Raises _Skip."""
+    at, negated = 0, False
+    while at < len(line) and (line[at] == "!" or line[at] in _SPACE):
+        negated ^= line[at] == "!"
+        at += 1
+    if at == len(line):
+        raise _Skip("no pattern")
+    delimiter = line[at]
+    end = at + 1
+    while end < len(line) and line[end] != delimiter:
+        end += 2 if line[end] == "\\" else 1
+    if end >= len(line):
+        raise _Skip(f"the pattern has no closing {delimiter}")
+    pattern, rest = line[at + 1 : end], line[end + 1 :]
+    flags = rest[: len(rest) - len(rest.lstrip("imsxAEUX"))]
+    rest = rest[len(flags) :]
+    if rest and rest[0] not in _SPACE:
+        raise _Skip(f'unknown flag "{rest[0]}" (an unescaped {delimiter} in the pattern?)')
+    if "X" in flags:
+        notes.append("the flag X means nothing to PCRE2")
+    options = _DEFAULT
+    for flag in flags.replace("X", ""):
+        options ^= _FLAGS[flag]
+    text = ("!" if negated else "") + line[at : end + 1] + flags
+    try:
+        return Condition(text, compile_pattern(_plain_escapes(pattern), options), negated), rest.strip(_SPACE)
+    except PatternError as error:
+        raise _Skip(f"the pattern does not compile: {str(error).rpartition('; ')[2]}") from None
+
+
+_ESCAPE = re.compile(
+    r"\\Q.*?(?:\\E|\Z) | \\x(?P<open>\{)?(?P<digits>[0-9A-Fa-f]{0,2})(?P<close>\})? | \\(?P<other>.)",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def _plain_escapes(pattern: str) -> str:
+    r"""`pattern` with each `\x` escape in its form of two digits. Raises _Skip.
+
+    The binding always sets PCRE2_ALT_BSUX, under which `\x{40}` is forty letters x, and `\u` a letter u.
+    """
+
+    def plain(escape: re.Match[str]) -> str:
+        if escape["other"] in ("u", "U"):
+            raise _Skip(f"the pattern does not compile: PCRE2 does not support \\{escape['other']}")
+        if escape["digits"] is None:
+            return escape[0]
+        if escape["open"] and not (escape["digits"] and escape["close"]):
+            raise _Skip("the pattern does not compile: \\x{} wants one or two hexadecimal digits")
+        after = "}" if escape["close"] and not escape["open"] else ""
+        return f"\\x{int(escape['digits'] or '0', 16):02x}{after}"
+
+    return _ESCAPE.sub(plain, pattern)
+
+
+_NAME = re.compile(r"[A-Za-z0-9_]*")
+_CLOSING = {"{": "}", "(": ")"}
+
+
+def _result(text: str, condition: Condition, notes: list[str]) -> tuple[str | int, ...]:
+    """The result of a rule: text, and groups by number (mac_parse(3)). Raises _Skip."""
+    if not text:
+        notes.append("no result: what matches gets 451 4.3.0. Write the targets after the pattern")
+    pieces: list[str | int] = []
+    at = 0
+    while (dollar := text.find("$", at)) >= 0:
+        pieces.append(text[at:dollar])
+        opening = text[dollar + 1 : dollar + 2]
+        if opening == "$":
+            pieces.append("$")
+            at = dollar + 2
+        elif opening in _CLOSING:
+            at = _after_closing(text, dollar + 1)
+            pieces.append(_group(text[dollar + 2 : at - 1], condition))
+        else:
+            match = _NAME.match(text, dollar + 1)
+            name = match[0] if match else ""
+            at = dollar + 1 + len(name)
+            pieces.append(_group(name, condition))
+    pieces.append(text[at:])
+    return tuple(piece for piece in pieces if piece != "")
+
+
+def _after_closing(text: str, at: int) -> int:
+    """Where the text goes on after the bracket that closes the one at `at`. Raises _Skip."""
+    opening, level = text[at], 0
+    for position in range(at, len(text)):
+        level += (text[position] == opening) - (text[position] == _CLOSING[opening])
+        if level == 0:
+            return position + 1
+    raise _Skip(f'"${opening}" in the result is not closed')
+
+
+def _group(name: str, condition: Condition) -> int:
+    if not name:
+        raise _Skip("a $ in the result without a group number: write $$ for a dollar sign")
+    if not (name.isascii() and name.isdigit()):
+        raise _Skip(f'"${name}" in the result is no group number: write ${{1}} where text follows')
+    if condition.negated:
+        raise _Skip(f'"${name}" in the result of a negated pattern, which captures nothing')
+    number = int(name) if len(name) < 6 else 0
+    if not 1 <= number <= condition.pattern.groups:
+        raise _Skip(f'"${name}" in the result: the pattern has {condition.pattern.groups} groups, and $0 is none')
+    return number

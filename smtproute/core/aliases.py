@@ -1,0 +1,311 @@
+"""Aliases: one address becomes others, by Postfix's rules for `virtual_alias_maps`.
+
+Tables are text (texthash) or pcre. For one address the keys are, in order (virtual(5), "table search order"):
+`user+detail@domain`, `user@domain`, then for our own host name `user+detail` and `user`, then `@domain`. Each key
+is tried in every table before the next key; a pcre table sees the whole address only. What a look-up yields is
+looked up again until nothing more is found; an address that yields itself stays. A `+detail` that the key did not
+name is carried over to each target. A value `@b` under the key `@a` keeps the local part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pcre2
+
+from smtproute.core.address import MAX_LOCAL, Address, AddressError, Domain
+from smtproute.core.plan import Step, Tried
+from smtproute.core.reply import Refusal, Reply
+
+__all__ = [
+    "Aliases",
+    "Condition",
+    "Entry",
+    "Expansion",
+    "Final",
+    "PatternError",
+    "PcreRule",
+    "PcreTable",
+    "Table",
+    "TextTable",
+    "compile_pattern",
+    "expand",
+    "targets",
+]
+
+MAX_DEPTH = 1000
+"""Postfix virtual_alias_recursion_limit."""
+MAX_WIDTH = 1000
+"""Postfix virtual_alias_expansion_limit."""
+MAX_NODES = 10_000
+"""Addresses looked up for one recipient: beyond it something grows without end."""
+MATCH_LIMIT = 100_000
+"""Steps that PCRE2 may take for one match: some milliseconds. Beyond it the look-up fails for now."""
+
+PatternError = pcre2.PatternError
+
+
+class LookupFault(Exception):
+    """A table could not answer; the text is for the trace."""
+
+
+def compile_pattern(pattern: str, options: int = 0) -> pcre2.Pattern:
+    """A PCRE2 pattern with our match limit (without JIT, which hardened systems forbid). Raises PatternError."""
+    return pcre2.compile(f"(*LIMIT_MATCH={MATCH_LIMIT})".encode() + pattern.encode(), options, jit=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a text table."""
+
+    line: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A texthash table: lower-case key to entry. With a `fault` it answers nothing, as in Postfix."""
+
+    file: str
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """An enclosing `if` of a pcre table, or the pattern of a rule itself."""
+
+    text: str
+    pattern: pcre2.Pattern
+    negated: bool = False
+
+    def match(self, subject: bytes) -> pcre2.Match | bool:
+        """The match, or for a negated pattern True; False or None where it does not hold. Raises LookupFault."""
+        try:
+            found = self.pattern.search(subject)
+        except pcre2.LibraryError as error:
+            raise LookupFault(f"{self.text}: {error}") from None
+        return found is None if self.negated else found
+
+
+@dataclass(frozen=True, slots=True)
+class PcreRule:
+    """One rule of pcre_table(5). `result` is text and group numbers in order."""
+
+    line: int
+    condition: Condition
+    result: tuple[str | int, ...]
+    enclosing: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PcreTable:
+    file: str
+    rules: tuple[PcreRule, ...] = ()
+    fault: str = ""
+
+
+Table = TextTable | PcreTable
+
+
+@dataclass(frozen=True, slots=True)
+class Aliases:
+    """All tables in the order of the configuration."""
+
+    tables: tuple[Table, ...]
+    origin: Domain
+    """Completes a target without a domain (Postfix myorigin), and is where keys without one match."""
+    delimiter: str = "+"
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """An address that expands no further, and the way that led to it from the recipient."""
+
+    address: Address
+    path: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    finals: tuple[Final, ...]
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+    fault: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    rule: str
+    key: str
+    value: str
+    detail: str
+
+
+def _keys(address: Address, aliases: Aliases) -> Iterator[tuple[str, str, bool]]:
+    """Each key with the detail that it leaves unmatched, and whether it is the whole address."""
+    bare, detail = address.split_detail(aliases.delimiter)
+    local, domain = address.local.lower(), address.domain.key
+    bare = bare.lower()
+    yield f"{local}@{domain}", "", True
+    if detail:
+        yield f"{bare}@{domain}", detail, False
+    if domain in (aliases.origin.key, "localhost"):
+        yield local, "", False
+        if detail:
+            yield bare, detail, False
+    yield f"@{domain}", "", False
+
+
+def _lookup(address: Address, aliases: Aliases, steps: list[Step]) -> _Hit | None:
+    """The first hit of any key in any table. Raises LookupFault."""
+    whole = f"{address.local}@{address.domain.text}".encode("utf-8", "surrogateescape")
+    for key, detail, full in _keys(address, aliases):
+        for table in aliases.tables:
+            if isinstance(table, PcreTable) and not full:
+                continue
+            if table.fault:
+                steps.append(Step(table.file, key, Tried.SKIPPED, f"the table cannot be used: {table.fault}"))
+                raise LookupFault(f"{table.file}: {table.fault}")
+            if isinstance(table, TextTable):
+                entry = table.entries.get(key)
+                if entry is None:
+                    steps.append(Step(table.file, key, Tried.SKIPPED, "no such key"))
+                    continue
+                rule = f"{table.file}:{entry.line}"
+                steps.append(Step(rule, key, Tried.MATCHED, f"alias to {entry.value}"))
+                return _Hit(rule, key, entry.value, detail)
+            hit = _search(table, key, whole, steps)
+            if hit is not None:
+                return hit
+    return None
+
+
+def _search(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit | None:
+    tried = whole.decode("utf-8", "surrogateescape")
+    for rule in table.rules:
+        name = f"{table.file}:{rule.line}"
+        try:
+            closed = next((outer for outer in rule.enclosing if not outer.match(whole)), None)
+            found = False if closed is not None else rule.condition.match(whole)
+        except LookupFault as fault:
+            steps.append(Step(name, tried, Tried.SKIPPED, f"gave up: {fault}"))
+            raise LookupFault(f"{name}: {fault}") from None
+        if closed is not None:
+            steps.append(Step(name, tried, Tried.SKIPPED, f"inside if {closed.text}, which does not hold"))
+        elif not found:
+            steps.append(Step(name, tried, Tried.SKIPPED, f"{rule.condition.text} does not match"))
+        else:
+            groups = () if found is True else found.groups()
+            value = "".join(
+                piece if isinstance(piece, str) else (groups[piece - 1] or b"").decode("utf-8", "surrogateescape")
+                for piece in rule.result
+            )
+            steps.append(Step(name, tried, Tried.MATCHED, f"{rule.condition.text}: alias to {value}"))
+            return _Hit(name, key, value, "")
+    if not table.rules:
+        steps.append(Step(table.file, tried, Tried.SKIPPED, "the table is empty"))
+    return None
+
+
+_TARGET = re.compile(
+    r"""\((?:[^()\\]|\\.)*\)          # a comment
+      | <(?P<route>[^<>]*)>           # an address in brackets
+      | (?P<plain>(?:"(?:[^"\\]|\\.)*"|[^\s,"<>()])+)
+    """,
+    re.VERBOSE,
+)
+
+
+def targets(value: str) -> tuple[str, ...]:
+    """The addresses of an alias's value, parted by commas or white space; comments dropped (RFC 822, as Postfix)."""
+    found = [match["route"] or match["plain"] or "" for match in _TARGET.finditer(value)]
+    return tuple(target for target in found if target)
+
+
+def _resolve(hit: _Hit, address: Address, aliases: Aliases, notes: list[str]) -> tuple[Address, ...]:
+    """The addresses that a hit stands for, seen from `address`."""
+    value = hit.value.strip()
+    if value.startswith("@"):
+        local = address.local.removesuffix(hit.detail) if hit.detail else address.local
+        value = str(Address(local, Domain("", ""))).removesuffix("@") + value
+    addresses: list[Address] = []
+    for target in targets(value):
+        try:
+            made = Address.parse(target if "@" in target else f"{target}@{aliases.origin.text}")
+        except AddressError as error:
+            notes.append(f"{hit.rule}: {error}; this target gets nothing")
+            continue
+        addresses.append(Address(made.local + hit.detail, made.domain) if hit.detail else made)
+    return tuple(addresses)
+
+
+def expand(aliases: Aliases, recipient: Address) -> Expansion:
+    """Everything that `recipient` becomes, in the order in which it is found, each final address once.
+
+    Postfix (cleanup_map1n.c) expands an address that yields itself once and no more, so a circle through such an
+    address ends there. A circle without one never would: it is a fault (451 4.4.6), as are more than `MAX_DEPTH`
+    nested or `MAX_WIDTH` addresses (451 4.6.0) and a table that cannot answer (451 4.3.0).
+    """
+    steps: list[Step] = []
+    notes: list[str] = []
+    finals: dict[str, Final] = {}
+    onwards: dict[str, tuple[Address, ...]] = {}
+    waiting: deque[tuple[Address, tuple[Address, ...]]] = deque([(recipient, ())])
+
+    def failed(code: str, text: str, detail: str) -> Expansion:
+        return Expansion((), tuple(steps), tuple(notes), Refusal(Reply(451, code, text), "aliases", detail))
+
+    while waiting:
+        address, path = waiting.popleft()
+        key = address.key
+        if key in onwards:
+            continue
+        if len(path) >= MAX_DEPTH or len(address.local) > MAX_LOCAL:
+            return failed("4.6.0", "Alias expansion error", f"more than {MAX_DEPTH} nested aliases at {address}")
+        if len(onwards) >= MAX_NODES:
+            return failed("4.6.0", "Alias expansion error", f"more than {MAX_NODES} aliases from {recipient}")
+        try:
+            hit = _lookup(address, aliases, steps)
+        except LookupFault as fault:
+            return failed("4.3.0", "Temporary lookup failure", str(fault))
+        if hit is None:
+            onwards[key] = ()
+            finals[key] = Final(address, path)
+        else:
+            onward = _resolve(hit, address, aliases, notes)
+            if any(each.key == key for each in onward):
+                steps.append(Step(hit.rule, str(address), Tried.MATCHED, "names itself: it stays, and expands no more"))
+                finals[key] = Final(address, path)
+            onwards[key] = onward
+            waiting.extend((each, (*path, address)) for each in onward if each.key != key)
+        if len(finals) > MAX_WIDTH:
+            return failed("4.6.0", "Alias expansion error", f"more than {MAX_WIDTH} addresses from {recipient}")
+    loop = _loop({key: onward for key, onward in onwards.items() if key not in finals})
+    if loop is not None:
+        names = " -> ".join(loop)
+        steps.append(Step("aliases", str(recipient), Tried.MATCHED, f"a loop: {names}"))
+        return failed("4.4.6", "Alias loop: the address leads back to itself", f"loop: {names}")
+    return Expansion(tuple(finals.values()), tuple(steps), tuple(notes))
+
+
+def _loop(onwards: Mapping[str, tuple[Address, ...]]) -> list[str] | None:
+    """A circle among the addresses that do not stay: their keys from the first back to it."""
+    done: set[str] = set()
+    for start in onwards:
+        path: dict[str, Iterator[Address]] = {} if start in done else {start: iter(onwards[start])}
+        while path:
+            key = next(reversed(path))
+            step = next(path[key], None)
+            if step is None:
+                del path[key]
+                done.add(key)
+            elif step.key in path:
+                circle = list(path)
+                return [*circle[circle.index(step.key) :], step.key]
+            elif step.key in onwards and step.key not in done:
+                path[step.key] = iter(onwards[step.key])
+    return None

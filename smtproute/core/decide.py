@@ -1,0 +1,166 @@
+"""Decide: facts, envelope and one recipient come in; a Plan goes out. The relay and `explain` both call this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from smtproute.core.address import Address, Domain
+from smtproute.core.aliases import Aliases, Final, expand
+from smtproute.core.envelope import Envelope
+from smtproute.core.plan import Delivery, Plan, Step, Tried
+from smtproute.core.reply import Refusal, Reply
+from smtproute.core.routes import Route, RouteError, Target, matching
+from smtproute.core.settings import Kind, Mode
+
+__all__ = ["Facts", "Mailbox", "Routing", "decide"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """An account, and where it is written."""
+
+    address: Address
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Everything that routing looks up."""
+
+    hostname: Domain
+    aliases: Aliases
+    local_domains: Mapping[str, str]
+    """Domain.key to the rule that makes it local."""
+    mailboxes: Mapping[str, Mailbox]
+    """By Address.key."""
+    routes: tuple[Route, ...]
+    default: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was gathered for one decision."""
+
+    routing: Routing
+
+
+_DENIED = Reply(554, "5.7.1", "Relay access denied: this listener takes mail for its own domains only")
+_UNKNOWN = Reply(550, "5.1.1", "User unknown: check the spelling of the address")
+_REJECTED = Reply(550, "5.7.1", "Mail to this address is not accepted here")
+_LATER = Reply(451, "4.3.0", "Temporary lookup failure")
+
+
+def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
+    """Where mail from this envelope for this recipient goes: permission, then alias, mailbox, route, default.
+
+    `recipient` None is `RCPT TO:<Postmaster>`, which is always accepted (RFC 5321 4.5.1).
+    """
+    routing = facts.routing
+    steps: list[Step] = []
+    if recipient is None:
+        postmaster = Address("postmaster", routing.hostname)
+        plan = _route(routing, postmaster, steps)
+        return plan if plan.refusal is None else _capture(postmaster, plan)
+    try:
+        permitted = _permit(routing, envelope, recipient, steps)
+    except RouteError as error:
+        return _refused(recipient, steps, Refusal(_LATER, "routing", str(error)))
+    if not permitted:
+        return _refused(recipient, steps, Refusal(_DENIED, "permission", f"{recipient.domain} is not local"))
+    return _route(routing, recipient, steps)
+
+
+def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step]) -> bool:
+    client = envelope.client
+    listener = f"listener.{client.listener}"
+    if client.trusted:
+        steps.append(Step(listener, client.ip, Tried.MATCHED, "a trusted client may send anywhere"))
+        return True
+    local = routing.local_domains.get(recipient.domain.key)
+    if local is not None:
+        steps.append(Step(local, recipient.domain.key, Tried.MATCHED, "a local domain: anyone may send to it"))
+        return True
+    steps.append(Step("domains", recipient.domain.key, Tried.SKIPPED, "not a local domain"))
+    route = matching(routing.routes, recipient, routing.aliases.delimiter)
+    if route is not None:
+        why = f"{route.match.text} matches: anyone may send to it"
+        steps.append(Step(route.rule, str(recipient), Tried.MATCHED, why))
+        return True
+    steps.append(Step(listener, client.ip, Tried.SKIPPED, "not a trusted client, and no route names the address"))
+    return False
+
+
+def _route(routing: Routing, recipient: Address, steps: list[Step]) -> Plan:
+    expansion = expand(routing.aliases, recipient)
+    steps += expansion.steps
+    if expansion.fault is not None:
+        return _refused(recipient, steps, expansion.fault, expansion.notes)
+    try:
+        deliveries = [_final(routing, final, recipient, steps) for final in expansion.finals]
+    except RouteError as error:
+        return _refused(recipient, steps, Refusal(_LATER, "routing", str(error)), expansion.notes)
+    dead = [delivery.refusal for delivery in deliveries if delivery.refusal is not None]
+    notes = list(expansion.notes)
+    if len(dead) == len(deliveries):
+        refusal = Refusal(_UNKNOWN, "routing", "the alias has no usable target") if not dead else dead[0]
+        if any(each.reply != refusal.reply for each in dead):
+            refusal = Refusal(_UNKNOWN, "routing", "no address that it stands for is deliverable")
+        return _refused(recipient, steps, refusal, tuple(notes))
+    notes += [
+        f"{delivery.address} is a dead branch ({delivery.refusal.reply}): the sender gets a DSN for it"
+        for delivery in deliveries
+        if delivery.refusal is not None
+    ]
+    reply = Reply(250, "2.1.5", f"{recipient} will be delivered")
+    return Plan(recipient, reply, tuple(steps), tuple(deliveries), None, tuple(notes))
+
+
+def _final(routing: Routing, final: Final, recipient: Address, steps: list[Step]) -> Delivery:
+    """What happens to one final address: mailbox, then route, then refusal in a local domain, then the default."""
+    address = final.address
+    bare = address.without_detail(routing.aliases.delimiter)
+    for each in (address,) if bare is None else (address, bare):
+        mailbox = routing.mailboxes.get(each.key)
+        if mailbox is not None:
+            steps.append(Step(mailbox.rule, str(each), Tried.MATCHED, f"mailbox of {mailbox.address}"))
+            return Delivery(Kind.MAILBOX, address, recipient, mailbox=mailbox.address, rule=mailbox.rule)
+        steps.append(Step("accounts", str(each), Tried.SKIPPED, "no such account"))
+    route = matching(routing.routes, address, routing.aliases.delimiter, steps)
+    if route is not None:
+        return _claimed(route.rule, route.target, address, recipient)
+    local = routing.local_domains.get(address.domain.key)
+    if local is not None:
+        steps.append(Step(local, address.domain.key, Tried.MATCHED, "a local domain that has no such address"))
+        refusal = Refusal(_UNKNOWN, "routing", f"{address} has no alias, no account and no route")
+        return Delivery(Kind.BOUNCE, address, recipient, rule=local, refusal=refusal)
+    steps.append(Step("domains", address.domain.key, Tried.SKIPPED, "not a local domain"))
+    where = f"endpoint {routing.default.endpoint}" if routing.default.endpoint else str(routing.default.mode)
+    steps.append(Step("default", str(address), Tried.MATCHED, f"nothing else claims it: {where}"))
+    return _claimed("default", routing.default, address, recipient)
+
+
+def _claimed(rule: str, target: Target, address: Address, recipient: Address) -> Delivery:
+    match target.mode:
+        case Mode.ENDPOINT:
+            return Delivery(Kind.ENDPOINT, address, recipient, target.endpoint, rule=rule, seal=target.seal)
+        case Mode.CAPTURE:
+            return Delivery(Kind.CAPTURE, address, recipient, rule=rule)
+        case Mode.REJECT:
+            refusal = Refusal(_REJECTED, "routing", f"{rule} rejects {address}")
+            return Delivery(Kind.BOUNCE, address, recipient, rule=rule, refusal=refusal)
+        case _:
+            assert_never(target.mode)
+
+
+def _refused(recipient: Address, steps: list[Step], refusal: Refusal, notes: tuple[str, ...] = ()) -> Plan:
+    return Plan(recipient, refusal.reply, tuple(steps), (), refusal, notes)
+
+
+def _capture(postmaster: Address, plan: Plan) -> Plan:
+    """Postmaster's mail where nobody is postmaster: kept to be read."""
+    step = Step("RFC 5321 4.5.1", "postmaster", Tried.MATCHED, "always accepted: nobody is postmaster here, captured")
+    reply = Reply(250, "2.1.5", "postmaster will be delivered")
+    delivery = Delivery(Kind.CAPTURE, postmaster, postmaster, rule=step.rule)
+    return Plan(postmaster, reply, (*plan.steps, step), (delivery,), None, plan.notes)

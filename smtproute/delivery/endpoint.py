@@ -1,0 +1,64 @@
+"""Endpoint: from its name in the configuration to the addresses that are tried, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from smtproute.core.address import Domain
+from smtproute.core.choice import Choice, Exchanges, Looked, Resolution, order
+from smtproute.core.reply import Refusal, Reply
+from smtproute.core.settings import Discover, Endpoint, Server
+from smtproute.resolve.resolver import Resolver
+from smtproute.world import World
+
+__all__ = ["Endpoints"]
+
+_NO_SUCH_DOMAIN = Reply(550, "5.1.2", "The domain does not exist")
+_NULL_MX = Reply(556, "5.1.10", "The domain takes no mail (null MX)")
+_LITERAL = Reply(550, "5.1.2", "An address literal has no MX to discover")
+_NO_ANSWER = Reply(451, "4.4.3", "The mail servers of the domain could not be looked up")
+
+
+class Endpoints:
+    """Looks up endpoints' servers. `explain` and the dispatcher ask the same question here."""
+
+    def __init__(self, resolver: Callable[[], Resolver], world: World) -> None:
+        self._resolver = resolver
+        self._world = world
+
+    async def candidates(self, endpoint: Endpoint, domain: Domain) -> Choice:
+        """The addresses to try for mail to `domain`, and everything that was looked up on the way."""
+        if endpoint.discover is Discover.RECIPIENT:
+            return await self._exchanges(domain)
+        return order(await self._look(endpoint.servers) + await self._look(endpoint.backup, backup=True))
+
+    async def _exchanges(self, domain: Domain) -> Choice:
+        """The recipient domain's own mail exchangers (RFC 5321 5.1)."""
+        if domain.literal:
+            return Choice(refusal=Refusal(_LITERAL, "routing", f"{domain} with discover = recipient"))
+        found = await self._resolver().exchanges(domain.key)
+        refusal = _refusal(found)
+        if refusal is not None:
+            return Choice(refusal=refusal)
+        # Equal preferences are tried in random order, to spread the load (RFC 5321 5.1).
+        ranked = sorted(found.exchanges, key=lambda each: (each.preference, self._world.chance.random()))
+        return order(await self._look([Server(each.host) for each in ranked]))
+
+    async def _look(self, servers: Sequence[Server], backup: bool = False) -> list[Looked]:
+        resolver = self._resolver()
+        if len(servers) == 1:
+            return [Looked(servers[0], await resolver.addresses(servers[0].host), backup)]
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(resolver.addresses(server.host)) for server in servers]
+        return [Looked(server, task.result(), backup) for server, task in zip(servers, asked, strict=True)]
+
+
+def _refusal(found: Exchanges) -> Refusal | None:
+    if found.null:
+        return Refusal(_NULL_MX, "DNS", f"{found.domain} has a null MX (from {found.asked})")
+    if found.status is Resolution.NXDOMAIN:
+        return Refusal(_NO_SUCH_DOMAIN, "DNS", f"{found.domain}: NXDOMAIN from {found.asked}")
+    if not found.exchanges:
+        return Refusal(_NO_ANSWER, "DNS", f"MX of {found.domain}: {found.status} from {found.asked or 'no server'}")
+    return None

@@ -1,0 +1,55 @@
+"""Aliases: what the tables say that cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from smtproute.core.address import Address, AddressError
+from smtproute.core.aliases import TextTable
+from smtproute.core.decide import Facts, decide
+from smtproute.core.envelope import Client, Envelope
+from smtproute.core.settings import Kind, Role
+from smtproute.core.snapshot import Snapshot
+from smtproute.doctor.finding import Finding, Severity
+
+__all__ = ["examine"]
+
+
+def examine(snapshot: Snapshot) -> Iterator[Finding]:
+    """Table faults, loops, and alias targets that nobody gets."""
+    for warning in snapshot.warnings:
+        where, _, what = warning.partition(": ")
+        yield Finding(Severity.WARNING, where, what)
+    faulty = False
+    for table in snapshot.routing.aliases.tables:
+        if table.fault:
+            faulty = True
+            what = f"{table.fault}: the whole table is unusable, every recipient gets 451 4.3.0"
+            yield Finding(Severity.ERROR, table.file, what)
+    if not faulty:
+        yield from _branches(snapshot)
+
+
+def _branches(snapshot: Snapshot) -> Iterator[Finding]:
+    """Decides for every address that a text table names, as for a stranger's mail."""
+    routing = snapshot.routing
+    envelope = Envelope(Client("192.0.2.1", 0, "", Role.INBOUND, trusted=False), None)
+    for table in routing.aliases.tables:
+        for key, entry in table.entries.items() if isinstance(table, TextTable) else ():
+            address = key if "@" in key else f"{key}@{routing.hostname}"
+            try:
+                recipient = Address.parse(f"anybody{address}" if address.startswith("@") else address)
+            except AddressError as error:
+                yield Finding(Severity.WARNING, f"{table.file}:{entry.line}", f"the key never matches: {error}")
+                continue
+            plan = decide(Facts(routing), envelope, recipient)
+            where = f"{table.file}:{entry.line}"
+            if plan.refusal is not None:
+                yield Finding(Severity.ERROR, where, f"{key}: {plan.refusal}")
+            for delivery in plan.deliveries:
+                if delivery.kind is Kind.BOUNCE and delivery.refusal is not None:
+                    what = (
+                        f"{key}: {delivery.address} is a dead branch ({delivery.refusal.detail}): the others get"
+                        " their copy, the sender gets a DSN for this one. Correct the target or take it out."
+                    )
+                    yield Finding(Severity.ERROR, where, what)

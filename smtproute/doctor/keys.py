@@ -1,0 +1,33 @@
+"""Keys: whether the sealing keys are kept as private keys should be, and used."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from smtproute.core.settings import SignBy
+from smtproute.core.snapshot import Snapshot
+from smtproute.doctor.finding import Finding, Severity
+
+__all__ = ["examine"]
+
+
+def examine(snapshot: Snapshot) -> Iterator[Finding]:
+    """Private keys that others can read, and keys that seal nothing."""
+    arc = snapshot.settings.arc
+    for key in arc.keys.values():
+        where = f'arc.keys."{key.domain}"'
+        try:
+            mode = Path(key.file).stat().st_mode
+        except OSError as error:
+            yield Finding(Severity.ERROR, where, f"{key.file}: {error.strerror}")
+            continue
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            shown = stat.filemode(mode)
+            yield Finding(
+                Severity.WARNING, where, f"{key.file} is readable by others ({shown}). Run: chmod 600 {key.file}"
+            )
+        unused = arc.sign is SignBy.RECIPIENT and key.domain.key not in snapshot.routing.local_domains
+        if unused:
+            yield Finding(Severity.WARNING, where, f"{key.domain} is no local domain: this key seals nothing")

@@ -1,0 +1,289 @@
+"""The Door of a session: permission and routing at RCPT, verdicts and the commit at DATA."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+
+from smtproute.core.address import Address
+from smtproute.core.decide import Facts, decide
+from smtproute.core.envelope import Client, Envelope
+from smtproute.core.event import Emit, Event, Happening
+from smtproute.core.message import Field, fields, header_end
+from smtproute.core.plan import Plan, distinct, planned
+from smtproute.core.reply import Refusal, Reply
+from smtproute.core.settings import Limits, Listener
+from smtproute.core.snapshot import Snapshot
+from smtproute.core.transcript import Line, plain
+from smtproute.core.verdict import Verdict
+from smtproute.mailauth.results import forged
+from smtproute.smtp.wire import ContentRefused
+from smtproute.spool.queue import Accepted, Message, Spool, SpoolFailed, SpoolFull, Staged
+from smtproute.world import World
+
+__all__ = ["InFlight", "Intake", "IntakeDoor"]
+
+STAGE_ABOVE = 256 * 1024
+"""Octets; a larger body goes straight to disk (design: a column holds up to 256 KiB)."""
+MAX_HOPS = 50
+"""`Received` fields (Postfix hopcount_limit)."""
+
+_OK = Reply(250, "2.1.0", "Ok")
+_NO_ROOM = Reply(452, "4.3.1", "No room for the message now: try again later")
+_NOT_NOW = Reply(451, "4.3.0", "The message could not be stored: try again later")
+_TOO_MANY_HOPS = Reply(554, "5.4.6", f"Too many hops: more than {MAX_HOPS} Received fields, the mail is in a loop")
+_HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {STAGE_ABOVE} octets")
+
+Judge = Callable[[bytes], Awaitable[Sequence[Verdict]]]
+"""Gathers the verdicts on a whole message."""
+Explain = Callable[[Envelope, Sequence[Address]], Awaitable[Sequence[str]]]
+"""The lines that explain what happens to these recipients."""
+
+
+class InFlight:
+    """Octets of content that all sessions together hold in memory."""
+
+    def __init__(self) -> None:
+        self.octets = 0
+
+    def take(self, octets: int, limits: Limits) -> bool:
+        """Whether there was room for so many more."""
+        if self.octets + octets > limits.in_flight:
+            return False
+        self.octets += octets
+        return True
+
+    def give_back(self, octets: int) -> None:
+        self.octets -= octets
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What all doors share."""
+
+    snapshot: Callable[[], Snapshot]
+    spool: Spool
+    judge: Judge
+    explain: Explain
+    tasks: asyncio.TaskGroup
+    """Owns the commits, so that they outlive a session whose client is gone."""
+    in_flight: InFlight
+    world: World
+    emit: Emit
+
+    def door(self, listener: Listener) -> IntakeDoor:
+        """A door for one new session (`smtp.door.Doors`)."""
+        return IntakeDoor(self, listener)
+
+
+@dataclass(slots=True)
+class _Transaction:
+    snapshot: Snapshot
+    envelope: Envelope
+    plans: list[Plan]
+
+
+@dataclass(slots=True)
+class _Taken:
+    """Content as far as it was read: the head, or the whole; and where the rest went."""
+
+    held: bytearray
+    whole: bool
+    """`held` is all of it."""
+    size: int = 0
+    staged: Staged | None = None
+    refusal: Reply | None = None
+
+
+class IntakeDoor:
+    """Implements `smtp.door.Door`."""
+
+    def __init__(self, intake: Intake, listener: Listener) -> None:
+        self._intake = intake
+        self._listener = listener
+        self._client = Client("", 0, listener.name, listener.role, False)
+        self._transaction: _Transaction | None = None
+
+    async def connect(self, client: Client) -> Reply:
+        self._client = client
+        return Reply(220, "", f"{self._intake.snapshot().settings.hostname} ESMTP smtproute")
+
+    async def mail(self, envelope: Envelope) -> Reply:
+        self._transaction = _Transaction(self._intake.snapshot(), envelope, [])
+        return _OK
+
+    async def rcpt(self, recipient: Address | None) -> Reply:
+        transaction = self._open()
+        plan = decide(Facts(transaction.snapshot.routing), transaction.envelope, recipient)
+        if plan.refusal is not None:
+            self._refused(transaction.envelope, str(plan.recipient), plan.refusal)
+        else:
+            transaction.plans.append(plan)
+        return plan.reply
+
+    def reset(self) -> None:
+        self._transaction = None
+
+    async def explain(self, address: Address) -> Reply:
+        transaction = self._transaction
+        envelope = transaction.envelope if transaction is not None else Envelope(self._client, None)
+        return Reply(250, "2.1.5", "\n".join(await self._intake.explain(envelope, (address,))))
+
+    async def data(self, content: AsyncIterator[bytes], transcript: Callable[[], Sequence[Line]]) -> Reply:
+        transaction = self._open()
+        self._transaction = None
+        queue_id = self._intake.world.queue_id()
+        taken = _Taken(bytearray(), whole=True)
+        try:
+            reply = await self._take(taken, content, queue_id, transaction.snapshot.settings.limits)
+            if reply is None:
+                reply = await self._keep(queue_id, transaction, taken, transcript)
+        except ContentRefused as refused:
+            reply = refused.reply
+        except SpoolFull as full:
+            reply = self._failed(transaction, _NO_ROOM, full)
+        except SpoolFailed as failed:
+            reply = self._failed(transaction, _NOT_NOW, failed)
+        finally:
+            self._intake.in_flight.give_back(len(taken.held))
+            if taken.staged is not None:
+                await asyncio.shield(self._intake.tasks.create_task(taken.staged.discard()))
+        return reply
+
+    def _open(self) -> _Transaction:
+        if self._transaction is None:
+            raise AssertionError("the session asks for MAIL first")
+        return self._transaction
+
+    async def _take(self, taken: _Taken, content: AsyncIterator[bytes], queue_id: str, limits: Limits) -> Reply | None:
+        """Reads the content to its end, or answers why it is not wanted."""
+        intake = self._intake
+        async for chunk in content:
+            taken.size += len(chunk)
+            if taken.staged is None and taken.size > STAGE_ABOVE:
+                head = fields(bytes(taken.held))
+                if header_end(bytes(taken.held)) == len(taken.held):
+                    return _HEADER_TOO_LARGE
+                # Only a chain of seals needs the whole message in memory, to be verified.
+                taken.whole = any(each.name == b"arc-seal" for each in head)
+                taken.staged = intake.spool.stage(queue_id)
+                await taken.staged.write(bytes(taken.held))
+            if taken.staged is None or taken.whole:
+                if not intake.in_flight.take(len(chunk), limits):
+                    return _NO_ROOM
+                taken.held += chunk
+            if taken.staged is not None:
+                await taken.staged.write(chunk)
+        return None
+
+    async def _keep(
+        self,
+        queue_id: str,
+        transaction: _Transaction,
+        taken: _Taken,
+        transcript: Callable[[], Sequence[Line]],
+    ) -> Reply:
+        """Judges the message and commits it; the positive reply is only given once it is durable."""
+        intake, envelope = self._intake, transaction.envelope
+        settings = transaction.snapshot.settings
+        held = bytes(taken.held)
+        header = fields(held)
+        hops = sum(each.name == b"received" for each in header)
+        if hops > MAX_HOPS:
+            self._refused(envelope, "", Refusal(_TOO_MANY_HOPS, "intake", f"{hops} Received fields"))
+            return _TOO_MANY_HOPS
+        wanted = self._listener.seal if envelope.client.trusted else True
+        verdicts = tuple(await intake.judge(held)) if wanted else ()
+        now = intake.world.clock.now()
+        message = Message(
+            id=queue_id,
+            received_at=now,
+            envelope=envelope,
+            size=taken.size,
+            trace_header=received_field(queue_id, envelope, transaction.plans, str(settings.hostname), now),
+            forged=forged(held, str(settings.hostname)),
+            verdicts=verdicts,
+        )
+        deliveries = distinct(tuple(transaction.plans))
+        accepted = Accepted(
+            message,
+            taken.staged if taken.staged is not None else held,
+            deliveries,
+            _events(message, transaction.plans, transcript(), header),
+        )
+        # The commit must not die with the session: a client that is gone may still have its mail delivered.
+        failure = await asyncio.shield(intake.tasks.create_task(self._commit(accepted)))
+        if failure is not None:
+            raise failure
+        return Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
+
+    async def _commit(self, accepted: Accepted) -> SpoolFailed | None:
+        try:
+            await self._intake.spool.accept(accepted)
+        except SpoolFailed as failed:
+            return failed
+        for event in accepted.events:
+            self._intake.emit(event)
+        return None
+
+    def _refused(self, envelope: Envelope, recipient: str, refusal: Refusal) -> None:
+        facts = {
+            "listener": self._listener.name,
+            "client": envelope.client.ip,
+            "sender": str(envelope.reverse_path or ""),
+            "recipient": recipient,
+            "reply": str(refusal.reply),
+            "says": refusal.says,
+            "why": refusal.detail,
+        }
+        self._intake.emit(Event(Happening.REFUSED, self._intake.world.clock.now(), facts=facts))
+
+    def _failed(self, transaction: _Transaction, reply: Reply, failure: SpoolFailed) -> Reply:
+        self._refused(transaction.envelope, "", Refusal(reply, "spool", str(failure)))
+        return reply
+
+
+def received_field(queue_id: str, envelope: Envelope, plans: Sequence[Plan], hostname: str, now: float) -> bytes:
+    """Our Received field (RFC 5321 4.4). `for` is only written for a single recipient, to betray none."""
+    client = envelope.client
+    helo = "".join(octet if "!" <= octet <= "~" and octet not in '()<>@,;:\\"' else "?" for octet in client.helo)
+    ip = f"IPv6:{client.ip}" if ":" in client.ip else client.ip
+    protocol = "ESMTP" if client.esmtp else "SMTP"
+    if envelope.smtputf8:
+        protocol = f"UTF8{protocol.removeprefix('E')}"
+    lines = [
+        f"Received: from {helo or 'unknown'} ([{ip}])",
+        f"\tby {hostname} with {protocol}{'S' if client.tls else ''} id {queue_id}",
+    ]
+    if len(plans) == 1:
+        lines.append(f"\tfor <{plans[0].recipient}>")
+    lines[-1] += f"; {formatdate(now)}"
+    return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n"
+
+
+def _events(
+    message: Message, plans: Sequence[Plan], transcript: Sequence[Line], header: Sequence[Field]
+) -> list[Event]:
+    envelope, client = message.envelope, message.envelope.client
+
+    def event(what: Happening, **facts: object) -> Event:
+        return Event(what, message.received_at, message.id, facts=facts)
+
+    received = event(
+        Happening.RECEIVED,
+        listener=client.listener,
+        role=str(client.role),
+        trusted=client.trusted,
+        client=client.ip,
+        helo=client.helo,
+        tls=client.tls,
+        sender=str(envelope.reverse_path or ""),
+        size=message.size,
+        forged=len(message.forged),
+        transcript=plain(transcript),
+    )
+    judged = [event(Happening.VERDICT, verdicts=[str(verdict) for verdict in message.verdicts])]
+    plans_told = [planned(plan, message.id, message.received_at) for plan in plans]
+    return [received, *plans_told, *(judged if message.verdicts else ())]

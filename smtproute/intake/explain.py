@@ -1,0 +1,176 @@
+"""Explain: what would happen to a recipient, by the same steps as for mail that is really sent.
+
+The same `decide`, the same `candidates`, the same `plan_seal` as the relay; nothing is connected to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from smtproute.core.address import Address, Domain
+from smtproute.core.choice import Choice, Resolution
+from smtproute.core.decide import Facts, decide
+from smtproute.core.envelope import Envelope
+from smtproute.core.plan import Delivery, Plan
+from smtproute.core.seals import Seal, plan_seal
+from smtproute.core.settings import Endpoint, Kind, SignBy
+from smtproute.core.snapshot import Snapshot
+
+__all__ = ["Candidates", "Explained", "Leg", "explain"]
+
+Candidates = Callable[[Endpoint, Domain], Awaitable[Choice]]
+"""The addresses that an endpoint would be tried at, for mail to this domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One copy, as it would go."""
+
+    delivery: Delivery
+    choice: Choice | None
+    """None where it is no endpoint's."""
+    seal: Seal
+
+    @property
+    def undeliverable(self) -> bool:
+        refused = self.choice.refusal if self.choice is not None else None
+        return self.delivery.kind is Kind.BOUNCE or (refused is not None and not refused.temporary)
+
+    @property
+    def deferred(self) -> bool:
+        return self.choice is not None and not self.choice.candidates and not self.undeliverable
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One recipient."""
+
+    plan: Plan
+    legs: tuple[Leg, ...]
+    sender: str
+    notes: tuple[str, ...]
+
+    @property
+    def status(self) -> int:
+        """0 deliverable, 1 some of it deferred, 2 some of it refused or undeliverable (as exim -bt)."""
+        refusal = self.plan.refusal
+        if (refusal is not None and not refusal.temporary) or any(leg.undeliverable for leg in self.legs):
+            return 2
+        return 1 if refusal is not None or any(leg.deferred for leg in self.legs) else 0
+
+    def json(self) -> dict[str, Any]:
+        """The object that `explain --json` prints."""
+        reply = self.plan.reply
+        return {
+            "recipient": str(self.plan.recipient),
+            "reply": {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text},
+            "steps": [
+                {"rule": step.rule, "tried": step.tried, "result": str(step.result), "why": step.why}
+                for step in self.plan.steps
+            ],
+            "deliveries": [_leg_json(leg, self.sender) for leg in self.legs],
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        lines = [str(self.plan.recipient), f"  reply {self.plan.reply}"]
+        if self.plan.refusal is not None and self.plan.refusal.detail:
+            lines.append(f"  because {self.plan.refusal.detail}")
+        width = max((len(step.rule) for step in self.plan.steps), default=0)
+        lines += [f"  {step.result:<7}  {step.rule:<{width}}  {step.tried}: {step.why}" for step in self.plan.steps]
+        for leg in self.legs:
+            lines += _leg_lines(leg)
+        lines += [f"  note: {note}" for note in self.notes]
+        return lines
+
+
+async def explain(
+    snapshot: Snapshot, candidates: Candidates, envelope: Envelope, recipients: Sequence[Address]
+) -> list[Explained]:
+    """What would happen to each recipient of one message with this envelope."""
+    explained = []
+    seen: dict[str, Address] = {}
+    for recipient in recipients:
+        plan = decide(Facts(snapshot.routing), envelope, recipient)
+        notes = list(plan.notes)
+        legs = []
+        for delivery in plan.deliveries:
+            first = seen.setdefault(delivery.address.key, recipient)
+            if first is not recipient:
+                notes.append(
+                    f"{delivery.address} gets one copy, already counted under {first}; Postfix would send it two"
+                )
+            endpoint = snapshot.settings.endpoints.get(delivery.endpoint)
+            choice = None
+            if delivery.kind is Kind.ENDPOINT and endpoint is not None:
+                choice = await candidates(endpoint, delivery.address.domain)
+            seal = plan_seal(snapshot.settings, envelope, delivery, None)
+            if seal.wanted and snapshot.settings.arc.sign is SignBy.SENDER:
+                notes.append(f"{delivery.address}: not predicted: the header From may choose another sealing domain")
+            legs.append(Leg(delivery, choice, seal))
+        explained.append(Explained(plan, tuple(legs), str(envelope.reverse_path or ""), tuple(notes)))
+    return explained
+
+
+def _leg_json(leg: Leg, sender: str) -> dict[str, Any]:
+    delivery, key = leg.delivery, leg.seal.key
+    servers = []
+    for looked in leg.choice.looked if leg.choice is not None else ():
+        found = looked.resolved.addresses
+        servers.append(
+            {
+                "host": looked.server.host,
+                "port": looked.server.port,
+                "backup": looked.backup,
+                "status": str(looked.resolved.status),
+                "addresses": [each.ip for each in found],
+                "source": str(found[0].source) if found else None,
+            }
+        )
+    return {
+        "kind": str(delivery.kind),
+        "address": str(delivery.address),
+        "endpoint": delivery.endpoint or None,
+        "servers": servers,
+        "seal": {"domain": key.domain.key, "selector": key.selector} if key is not None else None,
+        "sender": sender,
+        "rule": delivery.rule,
+    }
+
+
+def _leg_lines(leg: Leg) -> list[str]:
+    delivery = leg.delivery
+    match delivery.kind:
+        case Kind.MAILBOX:
+            return [f"  -> mailbox {delivery.mailbox} for {delivery.address}"]
+        case Kind.CAPTURE:
+            return [f"  -> capture of {delivery.address} ({delivery.rule}): kept here, goes nowhere"]
+        case Kind.BOUNCE:
+            return [f"  -> undeliverable: {delivery.address} ({delivery.refusal.reply if delivery.refusal else ''})"]
+        case Kind.ENDPOINT:
+            pass
+        case _:
+            assert_never(delivery.kind)
+    lines = [f"  -> endpoint {delivery.endpoint} for {delivery.address} ({delivery.rule})"]
+    choice = leg.choice
+    if choice is not None:
+        for looked in choice.looked:
+            standby = " backup" if looked.backup else ""
+            if looked.resolved.status is Resolution.OK:
+                found = ", ".join(f"{each.ip} ({each.source})" for each in looked.resolved.addresses)
+                lines.append(f"     server{standby} {looked.server}: {found}")
+            else:
+                lines.append(f"     server{standby} {looked.server}: no address: {looked.resolved}")
+        if choice.refusal is not None:
+            lines.append(f"     {choice.refusal}")
+        elif not choice.candidates:
+            lines.append("     no server has an address now: mail would be accepted and deferred")
+    key = leg.seal.key
+    if key is not None:
+        lines.append(f"     sealed by {key.domain} with selector {key.selector}")
+    else:
+        lines.append(f"     {'UNSEALED' if leg.seal.wanted else 'not sealed'}: {leg.seal.reason}")
+    return lines

@@ -1,0 +1,135 @@
+"""Authentication-Results fields (RFC 8601): the ones that claim to be ours, and the one that is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from smtproute.core.address import AddressError, Domain
+from smtproute.core.message import Span, header_end
+from smtproute.core.verdict import Verdict, results
+from smtproute.mailauth.canonical import folded
+
+__all__ = ["field", "forged", "resinfo"]
+
+_NAME = b"authentication-results"
+_REST = re.compile(rb"[ \t]*:((?:[^\n]*\n[ \t])*[^\n]*(?:\n|\Z))")
+_OUTSIDE = re.compile(
+    r'(?P<space>\s+)|(?P<open>\()|(?P<end>;)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s(;"\\]+|\\.)', re.S
+)
+_COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>[^()\\]+|\\.)", re.S)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.S)
+_READ_FIELDS = 100
+_READ_OCTETS = 4096
+
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
+_PVALUE = re.compile(rf"(?:(?:{_TOKEN})?@)?{_TOKEN}")
+_NO_KEYWORD = re.compile(r"[^A-Za-z0-9._/-]")
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_COMMENT_MARKS = str.maketrans("()\\", "[]/")
+_QUOTED_MARKS = str.maketrans({'"': '\\"', "\\": "\\\\"})
+_LONGEST = 400
+"""Characters of one value or reason that we write: with every one of them escaped a line still has under 998."""
+
+
+def forged(message: bytes, authserv_id: str) -> tuple[Span, ...]:
+    """Where the Authentication-Results fields stand that claim `authserv_id`, each with its CRLF; ascending.
+
+    A border MTA removes them (RFC 8601 5). Whoever reads them later may read more loosely than the grammar, so this
+    does too: case, folding, comments, quoted strings, a version, a trailing dot, U-labels for A-labels. A field that
+    cannot be read claims us if it names us at all; and after the first hundred fields none is read, all go. Lines
+    that are no header field do not end the search, because the next hop may skip them.
+    """
+    header = message[: header_end(message)]
+    caseless = header.lower()
+    ours = _key(authserv_id)
+    found: list[Span] = []
+    read = 0
+    at = 0
+    while (start := caseless.find(_NAME, at)) >= 0:
+        at = start + len(_NAME)
+        rest = _REST.match(header, at)
+        if rest is None or header[start - 1 : start] not in (b"", b"\n"):
+            continue
+        at = rest.end()
+        read += 1
+        if read > _READ_FIELDS or _claims(rest[1], ours):
+            found.append((start, at))
+    return tuple(found)
+
+
+def field(authserv_id: str, verdicts: Sequence[Verdict]) -> bytes:
+    """Our own Authentication-Results field, with CRLF."""
+    return folded("Authentication-Results", resinfo(authserv_id, verdicts)) + b"\r\n"
+
+
+def resinfo(authserv_id: str, verdicts: Sequence[Verdict]) -> list[str]:
+    """The value of an Authentication-Results field in parts that each fit on a line: authserv-id, then each result.
+
+    Whatever the texts hold, the parts are printable ASCII and keep to the grammar of RFC 8601 2.2.
+    """
+    *parts, last = results(_pvalue(authserv_id), [_safe(verdict) for verdict in verdicts]).split("; ")
+    return [f"{part};" for part in parts] + [last]
+
+
+def _safe(verdict: Verdict) -> Verdict:
+    reason = _UNPRINTABLE.sub("?", " ".join(verdict.reason.split()))[:_LONGEST].translate(_COMMENT_MARKS)
+    return Verdict(
+        _NO_KEYWORD.sub("", verdict.method),
+        _NO_KEYWORD.sub("", verdict.result),
+        tuple((_NO_KEYWORD.sub("", name), _pvalue(value)) for name, value in verdict.properties),
+        reason,
+    )
+
+
+def _pvalue(text: str) -> str:
+    text = _UNPRINTABLE.sub("?", text)[:_LONGEST]
+    return text if _PVALUE.fullmatch(text) else f'"{text.translate(_QUOTED_MARKS)}"'
+
+
+def _claims(value: bytes, ours: str) -> bool:
+    """Whether somebody could read `ours` as the authserv-id of a field's value."""
+    text = value.decode("utf-8", "replace")
+    words = _words(text[:_READ_OCTETS])
+    if words is None:
+        return ours in "".join(text.replace("\\", "").lower().split())
+    # RFC 8601 2.2 lets a version follow; a looser reader joins what folding has torn, or cuts at a slash.
+    readings = {words[0], "".join(words), "".join(words[:-1])} if words else set()
+    return any(_key(part) == ours for reading in readings for part in (reading, reading.partition("/")[0]))
+
+
+def _words(text: str) -> list[str] | None:
+    """The words before the first ";" without comments and quotes; None where no ";" or end of the field is reached."""
+    words = [""]
+    depth = at = 0
+    while at < len(text):
+        token = (_COMMENT if depth else _OUTSIDE).match(text, at)
+        if token is None:
+            return None
+        at = token.end()
+        match token.lastgroup:
+            case "open":
+                depth += 1
+                words.append("")
+            case "close":
+                depth -= 1
+            case "space":
+                words.append("")
+            case "quoted" | "plain":
+                words[-1] += _QUOTED_PAIR.sub(r"\1", token[token.lastgroup])
+            case "end":
+                break
+    else:
+        if depth or len(text) == _READ_OCTETS:
+            return None
+    return [word for word in words if word]
+
+
+def _key(name: str) -> str:
+    """A name in the form in which names are compared."""
+    if len(name) <= 255:
+        try:
+            return Domain.parse(name).key
+        except AddressError:
+            pass
+    return name.lower()

@@ -1,0 +1,540 @@
+"""The session: one client's connection. It reads commands through `wire`, asks its Door, and says the replies.
+
+It is aiosmtpd's SMTP with the conversation replaced. Of aiosmtpd (1.4.6) it relies on this and nothing else:
+
+- `SMTP.__init__(handler, hostname=, loop=)` makes the protocol whole without touching the network, and reads
+  with a StreamReader whose limit is the class's `line_length_limit`;
+- `SMTP` is an asyncio.StreamReaderProtocol, whose connection callbacks do their work when SMTP's are passed over:
+  SMTP's start a task that nobody owns, and cancel it when the client has sent its last octet;
+- `_cb_client_connected` keeps the reader and the writer as `_reader` and `_writer`;
+- `_handle_client` is the conversation, and `_handler_coroutine` the task that runs it;
+- `transport` is the connection;
+- `sanitize` takes the secret out of an AUTH command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+import traceback
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address
+from typing import assert_never
+
+from aiosmtpd.smtp import SMTP, sanitize
+
+from smtproute.core import permit
+from smtproute.core.address import Address
+from smtproute.core.envelope import Client, Envelope
+from smtproute.core.event import Emit, Event, Happening
+from smtproute.core.reply import Reply
+from smtproute.core.settings import Limits, Listener, ListenerTls
+from smtproute.core.transcript import Arrow, Line
+from smtproute.smtp import wire
+from smtproute.smtp.door import Doors
+from smtproute.smtp.wire import ClientGone, ContentRefused, Verb, WireError
+from smtproute.world import World
+
+__all__ = ["SHUTTING_DOWN", "Session"]
+
+_CHUNK = 65536
+"""Octets of one read, and of replies gathered before they are written."""
+_HANDSHAKE = 60.0
+"""Seconds for a TLS handshake, if limits.timeout is longer."""
+_CLOSING = 5.0
+"""Seconds for the last octets to leave before the connection is cut."""
+_CUTTING = 0.2
+"""The same when the listener has no more time."""
+_LINES = 4096
+"""Lines of a transaction that its transcript keeps."""
+
+SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect again later")
+_SILENT = Reply(421, "4.4.2", "Nothing came from you for too long: connect again")
+_TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many refused commands: mend what the replies above say, then connect again")
+_STRANGER = Reply(554, "5.7.1", "This listener serves trusted networks only, and your address is in none of them")
+_FAULT = Reply(451, "4.3.0", "Something failed here, and it was noted: try again later")
+_FAULT_BEFORE = Reply(451, "4.3.0", "The transaction was dropped when something failed here: begin again with MAIL")
+_FAULT_AT_CONNECT = Reply(421, "4.3.0", "Something failed here, and it was noted: connect again later")
+
+
+class Session(SMTP):
+    """One connection. `opened` is called as soon as it stands, and has to `start` it or to `turn_away` the client."""
+
+    line_length_limit = _CHUNK
+
+    def __init__(
+        self,
+        settings: Listener,
+        limits: Limits,
+        context: ssl.SSLContext | None,
+        hostname: str,
+        doors: Doors,
+        world: World,
+        emit: Emit,
+        opened: Callable[[Session], None],
+    ) -> None:
+        super().__init__(None, hostname=hostname, loop=asyncio.get_running_loop())
+        self._settings = settings
+        self._limits = limits
+        self._context = context
+        self._door = doors(settings)
+        self._clock = world.clock
+        self._emit = emit
+        self._opened = opened
+        self._client = Client("", 0, settings.name, settings.role, trusted=False)
+
+        self._lines = wire.CommandLines()
+        self._replies: list[bytes] = []
+        self._gathered = 0
+        self._waiting: asyncio.Timeout | None = None
+        self._speaking = settings.tls is not ListenerTls.IMPLICIT
+        """Whether a reply can be written: not while TLS is being negotiated."""
+        self._over = False
+        self._draining = False
+        self._errors = 0
+
+        self._envelope: Envelope | None = None
+        self._content: wire.Content | None = None
+        self._tried = 0
+        self._recipients = 0
+        self._faulted = False
+
+        self._heard = ""
+        self._opening: list[Line] = []
+        self._hello: list[Line] = []
+        self._said: deque[Line] = deque(maxlen=_LINES)
+        self._record: list[Line] | deque[Line] = self._opening
+
+    # The connection, as asyncio calls it.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super(SMTP, self).connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        self.transport: asyncio.Transport = transport
+        if not self._speaking:
+            transport.pause_reading()  # the first octets are for TLS
+        self._opened(self)
+
+    def eof_received(self) -> bool | None:
+        """The client has sent everything, and may still be waiting for our replies: nothing is cancelled."""
+        return super(SMTP, self).eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The next read or write will tell. A Door that is committing goes on."""
+        super(SMTP, self).connection_lost(error)
+
+    # What the listener does with it.
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """IP address and port of the client; None if it has gone already. A mapped IPv4 address as the IPv4 one."""
+        name = self._writer.get_extra_info("peername")
+        if not name:
+            return None
+        mapped = getattr(ip_address(name[0]), "ipv4_mapped", None)
+        return str(mapped or name[0]), name[1]
+
+    def start(self, ip: str, port: int, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
+        """Begins the conversation with the client at this address, as a task of the group."""
+        self._client = replace(self._client, ip=ip, port=port, trusted=permit.trusts(self._settings, ip))
+        self._handler_coroutine = tasks.create_task(self._handle_client())
+        return self._handler_coroutine
+
+    def turn_away(self, reply: Reply) -> None:
+        """Closes the connection at once, with a last word unless the client expects TLS."""
+        if self._speaking:
+            self._writer.write(reply.wire())
+            self._writer.close()
+        else:
+            self._writer.transport.abort()
+
+    def shut_down(self) -> None:
+        """Ends the session as soon as no transaction is open: now, if it is idle."""
+        self._draining = True
+        if not self._in_transaction and self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(self.loop.time())
+
+    @property
+    def _in_transaction(self) -> bool:
+        return self._envelope is not None or self._content is not None
+
+    # The conversation.
+
+    async def _handle_client(self) -> None:
+        patience = _CLOSING
+        try:
+            await self._converse()
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            patience = _CUTTING
+            if self._speaking:
+                self._say(SHUTTING_DOWN)
+                self._writer.write(b"".join(self._replies))
+            raise
+        finally:
+            await self._guarded("end of session", self._reset)
+            await self._close(patience)
+
+    async def _close(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                if self._speaking:
+                    self._writer.close()
+                    await self._writer.wait_closed()
+        except OSError:  # TimeoutError is one
+            pass
+        finally:
+            self.transport.abort()
+
+    async def _converse(self) -> None:
+        self._note(f"connected from [{self._client.ip}]:{self._client.port}")
+        if not self._speaking:
+            await self._start_tls()
+        self._say(await self._greeting())
+        self._record = self._said
+        while not self._over:
+            if self._draining and not self._in_transaction:
+                self._say(SHUTTING_DOWN)
+                break
+            line: bytes | None = None
+            try:
+                line = self._lines.next()
+                if line is None:
+                    await self._flush()
+                    self._lines.feed(await self._read())
+                    continue
+                command = wire.parse_command(line, smtputf8=self._envelope is not None and self._envelope.smtputf8)
+            except WireError as error:
+                self._hear(line or error.line)
+                self._say(self._refused(error.reply))
+            else:
+                await self._answer(line, command)
+            if self._gathered >= _CHUNK:
+                await self._flush()
+        await self._flush()
+
+    async def _greeting(self) -> Reply:
+        reply = _STRANGER
+        if permit.admits(self._settings, self._client.ip):
+            reply = await self._guarded("connect", partial(self._door.connect, self._client))
+        else:
+            self._refused(reply)
+        self._over = not reply.positive
+        return _FAULT_AT_CONNECT if reply is _FAULT else reply
+
+    async def _answer(self, line: bytes, command: wire.Command) -> None:
+        """One command: heard, obeyed, answered; then both sides are at the beginning of the next one."""
+        match command:
+            case wire.Ehlo() | wire.Helo():
+                self._said.clear()
+                self._hello = []
+                self._record = self._hello
+            case wire.Mail() | wire.Starttls() if not self._in_transaction:
+                self._said.clear()
+        self._hear(line)
+        reply = await self._guarded(self._heard, partial(self._obey, command))
+        while self._content is not None and not self._content.done:
+            await self._more(self._content)  # the Door had seen enough; the client goes on to the end
+        self._content = None
+        if reply is _FAULT:
+            await self._guarded("reset", self._reset)
+            self._faulted = True
+        self._say(reply)
+        self._record = self._said
+        if isinstance(command, wire.Starttls) and reply.positive:
+            await self._flush()
+            await self._start_tls()
+
+    async def _guarded(self, what: str, step: Callable[[], Awaitable[Reply]]) -> Reply:
+        """The reply of a step. Whatever fails in it is noted, and the client hears 451 and may go on."""
+        try:
+            return await step()
+        except ClientGone:
+            raise
+        except Exception as error:  # noqa: BLE001 (the one around a verb)
+            facts = {
+                "where": f"session: {what}",
+                "listener": self._settings.name,
+                "client": self._client.ip,
+                "error": repr(error),
+                "traceback": traceback.format_exc(),
+            }
+            self._emit(Event(Happening.FAULT, self._clock.now(), facts=facts))
+            return _FAULT
+
+    # The verbs.
+
+    async def _obey(self, command: wire.Command) -> Reply:
+        match command:
+            case wire.Ehlo(host):
+                return await self._welcome(host, esmtp=True)
+            case wire.Helo(host):
+                return await self._welcome(host, esmtp=False)
+            case wire.Starttls():
+                return await self._starttls()
+            case wire.Mail():
+                return await self._mail(command)
+            case wire.Rcpt(recipient):
+                return await self._rcpt(recipient)
+            case wire.Data():
+                return await self._data()
+            case wire.Rset():
+                return await self._reset()
+            case wire.Vrfy(address):
+                if self._settings.debug:
+                    return await self._door.explain(address)
+                return Reply(252, "2.5.2", "Nothing is verified here: send MAIL and RCPT to find out")
+            case wire.Expn(address):
+                if self._settings.debug:
+                    return await self._door.explain(address)
+                return self._refused(Reply(502, "5.5.1", "Nothing is expanded here: that wants a debug listener"))
+            case wire.Noop():
+                return Reply(250, "2.0.0", "OK")
+            case wire.Help(topic):
+                return self._help(topic)
+            case wire.Quit():
+                self._over = True
+                return Reply(221, "2.0.0", "Bye")
+            case _:
+                assert_never(command)
+
+    async def _welcome(self, host: str, esmtp: bool) -> Reply:
+        await self._reset()
+        self._client = replace(self._client, helo=host, esmtp=esmtp)
+        if not esmtp:
+            return Reply(250, "", self.hostname)
+        offers = [self.hostname, "PIPELINING", f"SIZE {self._limits.message_size}", "8BITMIME", "SMTPUTF8"]
+        if self._may_start_tls:
+            offers.append("STARTTLS")
+        return Reply(250, "", "\n".join([*offers, "ENHANCEDSTATUSCODES", "HELP"]))
+
+    @property
+    def _may_start_tls(self) -> bool:
+        return self._settings.tls is ListenerTls.STARTTLS and not self._client.tls
+
+    async def _starttls(self) -> Reply:
+        if self._client.tls:
+            return self._refused(Reply(503, "5.5.1", "TLS is active already: go on with MAIL"))
+        if not self._may_start_tls:
+            return self._refused(Reply(502, "5.5.1", "There is no TLS on this listener: go on in plain text"))
+        await self._reset()
+        self.transport.pause_reading()  # what comes after the 220 is for TLS
+        return Reply(220, "2.0.0", "Ready to start TLS")
+
+    async def _mail(self, command: wire.Mail) -> Reply:
+        if not self._client.helo:
+            return self._refused(Reply(503, "5.5.1", "Send EHLO or HELO first"))
+        if self._envelope is not None:
+            return self._refused(Reply(503, "5.5.1", "A transaction is open: go on with RCPT, or send RSET first"))
+        limit = self._limits.message_size
+        if command.size is not None and command.size > limit:
+            return self._refused(Reply(552, "5.3.4", f"A message has at most {limit} octets here: send less"))
+        envelope = Envelope(self._client, command.reverse_path, command.size, command.eight_bit, command.smtputf8)
+        self._tried = self._recipients = 0
+        self._faulted = False
+        reply = await self._door.mail(envelope)
+        if reply.positive:
+            self._envelope = envelope
+        return reply
+
+    async def _rcpt(self, recipient: Address | None) -> Reply:
+        if self._envelope is None:
+            return self._refused(_FAULT_BEFORE if self._faulted else Reply(503, "5.5.1", "Send MAIL first"))
+        self._tried += 1
+        limit = self._limits.recipients
+        if self._recipients >= limit:
+            text = f"A message has at most {limit} recipients here: send it to the others in another transaction"
+            return self._refused(Reply(452, "4.5.3", text))
+        reply = await self._door.rcpt(recipient)
+        if reply.positive:
+            self._recipients += 1
+        return reply
+
+    async def _data(self) -> Reply:
+        if self._envelope is None:
+            return self._refused(_FAULT_BEFORE if self._faulted else Reply(503, "5.5.1", "Send MAIL and RCPT first"))
+        if not self._tried:
+            return self._refused(Reply(503, "5.5.1", "Send RCPT first"))
+        if not self._recipients:
+            return self._refused(Reply(554, "5.5.1", "No recipient was accepted: send RCPT with another address"))
+        self._say(Reply(354, "", "Send the message, then a line with a single dot"))
+        await self._flush()
+        self._content = wire.Content(self._limits.message_size, self._settings.bare_newline)
+        self._envelope = None
+        try:
+            async with aclosing(self._pieces(self._content)) as pieces:
+                reply = await self._door.data(pieces, self.transcript)
+        except ContentRefused as refused:
+            self._door.reset()
+            return self._refused(refused.reply)
+        if reply.positive:
+            self._errors = 0
+        return reply
+
+    async def _reset(self) -> Reply:
+        self._envelope = None
+        self._faulted = False
+        self._door.reset()
+        return Reply(250, "2.0.0", "No transaction is open")
+
+    def _help(self, topic: Verb | None) -> Reply:
+        if topic is not None:
+            return Reply(214, "2.0.0", wire.SYNTAX[topic])
+        spoken = " ".join(verb for verb in Verb if self._spoken(verb))
+        return Reply(
+            214, "2.0.0", f"{spoken}\nHELP with a verb tells its syntax\nA message: EHLO, MAIL, RCPT, DATA, QUIT"
+        )
+
+    def _spoken(self, verb: Verb) -> bool:
+        match verb:
+            case Verb.STARTTLS:
+                return self._may_start_tls
+            case Verb.VRFY | Verb.EXPN:
+                return self._settings.debug
+            case _:
+                return True
+
+    # Octets in and out.
+
+    async def _pieces(self, content: wire.Content) -> AsyncGenerator[bytes, None]:
+        """The content as the Door reads it."""
+        while not content.done:
+            piece = await self._more(content)
+            if piece:
+                yield piece
+        if content.refusal is not None:
+            raise ContentRefused(content.refusal)
+
+    async def _more(self, content: wire.Content) -> bytes:
+        """The next piece of the content; when it has ended, the commands after it are back where they belong."""
+        piece = content.feed(self._lines.take() or await self._read())
+        if content.done:
+            self._lines.feed(content.leftover)
+            self._write_down(self._received, f"[{content.size} octets]")
+        return piece
+
+    async def _read(self) -> bytes:
+        """What has come; nothing if `shut_down` ended the waiting. Raises ClientGone."""
+        if self._over:
+            raise ClientGone("the client has been told to go")
+        try:
+            async with asyncio.timeout(self._limits.timeout) as self._waiting:
+                data = await self._reader.read(_CHUNK)
+        except TimeoutError:
+            if self._draining and not self._in_transaction:
+                return b""
+            self._say(self._refused(_SILENT))
+            await self._flush()
+            raise ClientGone("the client fell silent") from None
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+        finally:
+            self._waiting = None
+        if not data:
+            raise ClientGone("the client hung up")
+        return data
+
+    async def _flush(self) -> None:
+        """Writes the replies gathered. Raises ClientGone."""
+        if not self._replies:
+            return
+        self._writer.write(b"".join(self._replies))
+        self._replies.clear()
+        self._gathered = 0
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                await self._writer.drain()
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+
+    async def _start_tls(self) -> None:
+        """Negotiates TLS and starts over (RFC 3207 4.2). Raises ClientGone.
+
+        What was received in plain text stays behind with the reader that received it.
+        """
+        assert self._context is not None
+        self._speaking = False
+        self._lines = wire.CommandLines()
+        reader = asyncio.StreamReader(limit=_CHUNK, loop=self.loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
+        try:
+            async with asyncio.timeout(min(_HANDSHAKE, self._limits.timeout)) as self._waiting:
+                transport = await self.loop.start_tls(self.transport, protocol, self._context, server_side=True)
+            if transport is None:
+                raise ConnectionResetError("the client hung up")
+        except OSError as error:
+            facts = {"listener": self._settings.name, "client": self._client.ip, "warning": f"no TLS: {error!r}"}
+            self._emit(Event(Happening.WARNING, self._clock.now(), facts=facts))
+            raise ClientGone(str(error)) from error
+        finally:
+            self._waiting = None
+        protocol.connection_made(transport)
+        self._reader, self._writer = reader, asyncio.StreamWriter(transport, protocol, reader, self.loop)
+        self.transport = transport
+        self._speaking = True
+        tls = transport.get_extra_info("ssl_object")
+        self._client = replace(self._client, helo="", esmtp=False, tls=f"{tls.version()} {tls.cipher()[0]}")
+        self._opening += [*self._hello, *self._said]
+        self._hello = []
+        self._said.clear()
+        self._opening.append(Line(Arrow.NOTE, self._clock.now(), f"TLS started: {self._client.tls}"))
+
+    # What is said, and what is written down.
+
+    def _say(self, reply: Reply) -> None:
+        """Gathers a reply for the next flush. After a 421, and after too many errors, the session is over."""
+        octets = reply.wire()
+        self._replies.append(octets)
+        self._gathered += len(octets)
+        arrow = Arrow.SENT_TLS if self._client.tls else Arrow.SENT
+        for line in octets.decode("utf-8").split("\r\n")[:-1]:
+            self._write_down(arrow, line)
+        if reply.code == 421:
+            self._over = True
+        if reply.permanent:
+            self._errors += 1
+            if self._errors >= self._limits.errors and not self._over:
+                self._say(self._refused(_TOO_MANY_ERRORS))
+
+    def _refused(self, reply: Reply) -> Reply:
+        """Makes it known that the session itself refuses what it heard last; the Door speaks for its own refusals."""
+        facts = {
+            "listener": self._settings.name,
+            "client": self._client.ip,
+            "command": self._heard,
+            "reply": str(reply),
+        }
+        self._emit(Event(Happening.REFUSED, self._clock.now(), facts=facts))
+        return reply
+
+    def _hear(self, line: bytes) -> None:
+        self._heard = _legible(sanitize(line)) if line else "[empty or too long a line]"
+        self._write_down(self._received, self._heard)
+
+    @property
+    def _received(self) -> Arrow:
+        return Arrow.RECEIVED_TLS if self._client.tls else Arrow.RECEIVED
+
+    def _note(self, text: str) -> None:
+        self._write_down(Arrow.NOTE, text)
+
+    def _write_down(self, arrow: Arrow, text: str) -> None:
+        self._record.append(Line(arrow, self._clock.now(), text))
+
+    def transcript(self) -> Sequence[Line]:
+        """How the connection began, the latest EHLO, and what was said since the latest MAIL."""
+        return (*self._opening, *self._hello, *self._said)
+
+
+def _legible(line: bytes) -> str:
+    text = line.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

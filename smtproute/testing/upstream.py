@@ -1,0 +1,580 @@
+"""A real SMTP server that does as it is told: for tests, and as the far end of the demo.
+
+Left alone it is a strict server that takes everything: commands in order, parameters only of what it offers, no
+pipelining past what RFC 2920 allows. A script of rules changes what it does at one verb:
+
+    async with Upstream([on("RCPT", "550 5.1.1 No such user", match="bob@"), on("CONTENT", Drop(), times=1)]) as far:
+        ...  # send something to far.port
+        (message,) = await far.wait(1)
+
+It shares no code with our own client and listener beyond the values of the transcript.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
+from typing import Self, assert_never, cast
+
+from smtproute.core.transcript import Arrow, Line
+from smtproute.world import Clock, SystemClock
+
+__all__ = [
+    "EXTENSIONS",
+    "Action",
+    "Drop",
+    "Hang",
+    "Raw",
+    "Received",
+    "Reset",
+    "Rule",
+    "Session",
+    "Upstream",
+    "Verb",
+    "Wait",
+    "on",
+]
+
+EXTENSIONS = ("PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
+"""What EHLO offers. STARTTLS is added where there is a TLS context."""
+
+
+class Verb(StrEnum):
+    """Where a rule acts."""
+
+    CONNECT = "CONNECT"
+    """The greeting; argument: the client's address."""
+    EHLO = "EHLO"
+    HELO = "HELO"
+    STARTTLS = "STARTTLS"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    CONTENT = "CONTENT"
+    """After the dot; argument: the message, as latin-1 (empty with `Rule.after`)."""
+    RSET = "RSET"
+    NOOP = "NOOP"
+    QUIT = "QUIT"
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """These octets in place of a reply."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Close the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Break the connection (TCP RST)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """Say nothing more, and read nothing more, until the client goes away or the server ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Go on after so many seconds, or when the event is set."""
+
+    until: float | asyncio.Event
+
+
+Action = str | Raw | Drop | Reset | Hang | Wait
+"""A text is a reply, "550 5.1.1 No such user"; further lines of it come after "\\n"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Actions at a verb, in order. Where none of them answers or closes, the standard reply follows."""
+
+    verb: Verb
+    actions: tuple[Action, ...]
+    match: str = ""
+    """A regular expression that the command's argument must hold (case does not matter)."""
+    times: int | None = None
+    """How many times it acts; None: always. The first rule that still acts is the one."""
+    after: int = 0
+    """At CONTENT: act once so many octets have come, before the dot. A reply given then is the only one."""
+
+
+def on(verb: str, *actions: Action, match: str = "", times: int | None = None, after: int = 0) -> Rule:
+    """A rule in one line."""
+    return Rule(Verb(verb), actions, match, times, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message that was taken. A connection that a rule breaks after the dot leaves it taken: the client is not
+    told, and may send it again."""
+
+    connection: int
+    """Number of the connection, from 1."""
+    helo: str
+    tls: str
+    """Protocol and cipher; empty in plain text."""
+    reverse_path: str
+    parameters: tuple[str, ...]
+    """Of MAIL, as sent."""
+    recipients: tuple[str, ...]
+    recipient_parameters: tuple[tuple[str, ...], ...]
+    """Of each RCPT."""
+    content: bytes
+    """Dots unstuffed, nothing else touched."""
+    transcript: tuple[Line, ...]
+    """The whole connection up to here; -> is what this server said."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection, as it went."""
+
+    number: int
+    helo: str = ""
+    tls: str = ""
+    open: bool = True
+    transcript: list[Line] = field(default_factory=list)
+
+    def commands(self) -> list[str]:
+        """What the client said, content left out."""
+        return [line.text for line in self.transcript if line.arrow in (Arrow.RECEIVED, Arrow.RECEIVED_TLS)]
+
+
+class Upstream:
+    """Listens on `host` from `async with` on; leaving it breaks what is still connected."""
+
+    def __init__(
+        self,
+        script: Sequence[Rule] = (),
+        *,
+        tls: ssl.SSLContext | None = None,
+        implicit: bool = False,
+        extensions: Sequence[str] = EXTENSIONS,
+        on_message: Callable[[Received], Awaitable[None]] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Clock | None = None,
+    ) -> None:
+        """`tls` alone offers STARTTLS; with `implicit`, TLS begins with the connection.
+
+        `on_message` runs after a message was taken and before its 250.
+        """
+        self.host = host
+        self.port = port
+        """The real one, once it listens."""
+        self.received: list[Received] = []
+        self.sessions: list[Session] = []
+        """Every connection so far."""
+        self.tls = tls
+        self.extensions = tuple(extensions)
+        self.on_message = on_message
+        self.clock = clock or SystemClock()
+        self._implicit = implicit
+        self._script = [_Counted(rule, rule.times) for rule in script]
+        self._changed = asyncio.Event()
+        self._group = asyncio.TaskGroup()
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return len(self.sessions)
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Peer(self._accept),
+            self.host,
+            self.port,
+            ssl=self.tls if self._implicit else None,
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await self._group.__aexit__(kind, error, traceback)
+
+    async def wait(self, messages: int, seconds: float = 30.0) -> list[Received]:
+        """The first so many messages, once they are there. Raises TimeoutError."""
+        await self._until(lambda: len(self.received) >= messages, seconds)
+        return self.received[:messages]
+
+    async def quiet(self, seconds: float = 30.0) -> None:
+        """Until no connection is open. Raises TimeoutError."""
+        await self._until(lambda: not any(session.open for session in self.sessions), seconds)
+
+    async def heard(self, command: str, seconds: float = 30.0) -> Session:
+        """The first session in which the client has said this, once it has. Raises TimeoutError."""
+        await self._until(lambda: any(command in session.commands() for session in self.sessions), seconds)
+        return next(session for session in self.sessions if command in session.commands())
+
+    def rule(self, verb: Verb, argument: str, octets: int = 0) -> Rule | None:
+        """The rule that acts now, and so counts; `octets` of content have come where it is not yet complete."""
+        for counted in self._script:
+            rule = counted.rule
+            if rule.verb is not verb or counted.left == 0 or (rule.after > 0) != (octets > 0) or rule.after > octets:
+                continue
+            if re.search(rule.match, argument, re.IGNORECASE):
+                if counted.left is not None:
+                    counted.left -= 1
+                return rule
+        return None
+
+    def happened(self) -> None:
+        """Wakes whoever waits for something."""
+        self._changed.set()
+
+    def _accept(self, peer: _Peer) -> None:
+        session = Session(len(self.sessions) + 1)
+        self.sessions.append(session)
+        task = self._group.create_task(_Dialogue(self, peer, session).run())
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _until(self, true: Callable[[], bool], seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while not true():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@dataclass(slots=True)
+class _Counted:
+    rule: Rule
+    left: int | None
+
+
+class _Closed(Exception):
+    """The connection is over."""
+
+
+class _Peer(asyncio.Protocol):
+    """One client's socket: what has come, and how to wait for more."""
+
+    def __init__(self, accept: Callable[[_Peer], None]) -> None:
+        self.buffer = bytearray()
+        self.closed = False
+        self.transport: asyncio.Transport
+        self._accept = accept
+        self._came = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._accept(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        self._came.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._came.set()
+
+    async def more(self) -> None:
+        """Until more has come. Raises _Closed."""
+        if self.closed:
+            raise _Closed
+        self._came.clear()
+        await self._came.wait()
+
+    async def line(self) -> bytes:
+        """The next line with its LF. Raises _Closed."""
+        while b"\n" not in self.buffer:
+            await self.more()
+        end = self.buffer.index(b"\n") + 1
+        line = bytes(self.buffer[:end])
+        del self.buffer[:end]
+        return line
+
+
+_PATH = re.compile(r'(?:FROM|TO):<((?:"(?:\\.|[^"\\])*"|[^">])*)>((?: [^ ]+)*)', re.IGNORECASE)
+_LAST = (Verb.EHLO, Verb.STARTTLS, Verb.DATA, Verb.QUIT)
+"""Commands after which a client waits, pipelining or not (RFC 2920 3.1)."""
+
+
+class _Dialogue:
+    """One client's session, command by command."""
+
+    def __init__(self, upstream: Upstream, peer: _Peer, session: Session) -> None:
+        self._upstream = upstream
+        self._peer = peer
+        self._session = session
+        self._offered: dict[str, str] = {}
+        self._mail: tuple[str, tuple[str, ...]] | None = None
+        self._rcpts: list[tuple[str, tuple[str, ...]]] = []
+
+    async def run(self) -> None:
+        self._name_tls()
+        try:
+            if await self._answer(Verb.CONNECT, self._peername(), "220 upstream.test ESMTP"):
+                while True:
+                    await self._command()
+        except _Closed:
+            pass
+        except asyncio.CancelledError:
+            self._peer.transport.abort()
+            raise
+        finally:
+            self._peer.transport.close()
+            self._session.open = False
+            self._upstream.happened()
+
+    async def _command(self) -> None:
+        line = await self._peer.line()
+        self._note(self._received, line.removesuffix(b"\r\n").decode("utf-8", "backslashreplace"))
+        text = line.decode("utf-8", "replace")
+        if not text.endswith("\r\n"):
+            await self._say("500 5.5.2 End lines with CRLF")
+            return
+        word, _, argument = text[:-2].partition(" ")
+        try:
+            verb = Verb(word.upper())
+        except ValueError:
+            await self._say(f"500 5.5.2 There is no command {word}")
+            return
+        if self._peer.buffer and (verb in _LAST or "PIPELINING" not in self._offered):
+            await self._say("503 5.5.0 Improper use of pipelining")
+            raise _Closed
+        match verb:
+            case Verb.EHLO | Verb.HELO:
+                await self._hello(verb, argument)
+            case Verb.STARTTLS:
+                await self._starttls()
+            case Verb.MAIL:
+                await self._envelope_mail(argument)
+            case Verb.RCPT:
+                await self._envelope_rcpt(argument)
+            case Verb.DATA:
+                await self._data()
+            case Verb.RSET:
+                self._forget()
+                await self._answer(verb, argument, "250 2.0.0 Ok")
+            case Verb.NOOP:
+                await self._answer(verb, argument, "250 2.0.0 Ok")
+            case Verb.QUIT:
+                await self._answer(verb, argument, "221 2.0.0 Bye")
+                raise _Closed
+            case Verb.CONNECT | Verb.CONTENT:
+                await self._say(f"500 5.5.2 There is no command {word}")
+            case _:
+                assert_never(verb)
+
+    async def _hello(self, verb: Verb, argument: str) -> None:
+        offered = self._upstream.extensions if verb is Verb.EHLO else ()
+        if verb is Verb.EHLO and self._upstream.tls is not None and not self._session.tls:
+            offered += ("STARTTLS",)
+        said = await self._answer(verb, argument, "250 " + "\n".join(("upstream.test", *offered)))
+        if said:
+            self._session.helo = argument
+            self._forget()
+            words = [line[4:].partition(" ") for line in said.splitlines()[1:]]
+            self._offered = {keyword.upper(): value for keyword, _, value in words}
+
+    async def _starttls(self) -> None:
+        context = self._upstream.tls
+        if context is None or self._session.tls:
+            await self._say("503 5.5.1 There is no TLS to start")
+            return
+        if not await self._answer(Verb.STARTTLS, "", "220 2.0.0 Go ahead"):
+            return
+        self._peer.buffer.clear()
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                self._peer.transport, self._peer, context, server_side=True
+            )
+        except OSError as error:
+            self._note(Arrow.NOTE, f"TLS handshake failed: {error}")
+            raise _Closed from None
+        if transport is None:
+            raise _Closed
+        self._peer.transport = transport
+        self._session.helo = ""
+        self._offered = {}
+        self._forget()
+        self._name_tls()
+
+    async def _envelope_mail(self, argument: str) -> None:
+        path = _PATH.fullmatch(argument)
+        if not self._session.helo or self._mail is not None:
+            reply = "503 5.5.1 Not now"
+        elif path is None or not argument.upper().startswith("FROM:"):
+            reply = "501 5.5.4 Syntax: MAIL FROM:<address>"
+        else:
+            reply = self._judge(path[1], path[2].split())
+        said = await self._answer(Verb.MAIL, argument, reply)
+        if said and path is not None:
+            self._mail = path[1], tuple(path[2].split())
+
+    async def _envelope_rcpt(self, argument: str) -> None:
+        path = _PATH.fullmatch(argument)
+        if self._mail is None:
+            reply = "503 5.5.1 MAIL first"
+        elif path is None or not argument.upper().startswith("TO:") or not path[1]:
+            reply = "501 5.5.4 Syntax: RCPT TO:<address>"
+        elif path[2]:
+            reply = "555 5.5.4 No such parameter"
+        elif not path[1].isascii() and "SMTPUTF8" not in self._mail[1]:
+            reply = "553 5.6.7 SMTPUTF8 was not declared"
+        else:
+            reply = "250 2.1.5 Ok"
+        said = await self._answer(Verb.RCPT, argument, reply)
+        if said and path is not None:
+            self._rcpts.append((path[1], tuple(path[2].split())))
+
+    def _judge(self, path: str, parameters: list[str]) -> str:
+        """The standard reply to MAIL with these parameters."""
+        for parameter in parameters:
+            name, _, value = parameter.upper().partition("=")
+            keyword = {"BODY": "8BITMIME"}.get(name, name)
+            if keyword not in self._offered or keyword not in ("SIZE", "8BITMIME", "SMTPUTF8"):
+                return f"555 5.5.4 {name} is not offered"
+            if name == "SIZE" and 0 < int(self._offered["SIZE"] or 0) < int(value):
+                return "552 5.3.4 Too large"
+        if not path.isascii() and "SMTPUTF8" not in parameters:
+            return "553 5.6.7 SMTPUTF8 was not declared"
+        return "250 2.1.0 Ok"
+
+    async def _data(self) -> None:
+        standard = "354 End with a dot" if self._rcpts else "554 5.5.1 No valid recipients"
+        said = await self._answer(Verb.DATA, "", standard)
+        if not said.startswith("354"):
+            return
+        early: Rule | None = None
+        answered = False
+        searched = 0
+        while True:
+            if self._peer.buffer.startswith(b".\r\n"):
+                content, length = b"", 3
+                break
+            end = self._peer.buffer.find(b"\r\n.\r\n", searched)
+            if end >= 0:
+                content, length = bytes(self._peer.buffer[: end + 2]), end + 5
+                break
+            searched = max(0, len(self._peer.buffer) - 4)
+            if early is None:
+                early = self._upstream.rule(Verb.CONTENT, "", len(self._peer.buffer))
+                answered = bool(await self._act(early))
+            await self._peer.more()
+        del self._peer.buffer[:length]
+        content = b"\r\n".join(line.removeprefix(b".") for line in content.split(b"\r\n"))
+        self._note(self._received, f"[{len(content)} octets]")
+        self._note(self._received, ".")
+        if not answered:
+            await self._take(content)
+        self._forget()
+
+    async def _take(self, content: bytes) -> None:
+        """Answers the dot. What no reply refuses is received, before any answer leaves."""
+        rule = self._upstream.rule(Verb.CONTENT, content.decode("latin-1"))
+        replies = [action for action in rule.actions if isinstance(action, str)] if rule else []
+        standard = "250 2.0.0 Taken" if self._rcpts else "554 5.5.1 No valid recipients"
+        if self._mail is not None and (replies or [standard])[-1].startswith("2"):
+            received = Received(
+                self._session.number,
+                self._session.helo,
+                self._session.tls,
+                *self._mail,
+                tuple(path for path, _ in self._rcpts),
+                tuple(parameters for _, parameters in self._rcpts),
+                content,
+                tuple(self._session.transcript),
+            )
+            self._upstream.received.append(received)
+            self._upstream.happened()
+            if self._upstream.on_message is not None:
+                await self._upstream.on_message(received)
+        if not await self._act(rule):
+            await self._say(self._standard(standard))
+
+    async def _answer(self, verb: Verb, argument: str, standard: str) -> str:
+        """Acts by the rule for this verb, else answers as is standard; the last reply if it was positive, else ""."""
+        said = await self._act(self._upstream.rule(verb, argument)) or await self._say(self._standard(standard))
+        return said if said[:1] in ("2", "3") else ""
+
+    def _standard(self, reply: str) -> str:
+        """Without the enhanced code where none are offered."""
+        if "ENHANCEDSTATUSCODES" in self._upstream.extensions:
+            return reply
+        return re.sub(r"^(\d{3} )\d\.\d\.\d ", r"\1", reply)
+
+    async def _act(self, rule: Rule | None) -> str:
+        """The last reply that a rule gave, "" where it gave none. Raises _Closed."""
+        said = ""
+        for action in rule.actions if rule is not None else ():
+            match action:
+                case str():
+                    said = await self._say(action)
+                case Raw():
+                    said = action.octets.decode("utf-8", "backslashreplace")
+                    self._send(action.octets)
+                case Drop():
+                    raise _Closed
+                case Reset():
+                    sock = self._peer.transport.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self._peer.transport.abort()
+                    raise _Closed
+                case Hang():
+                    self._peer.transport.pause_reading()
+                    await asyncio.Event().wait()
+                case Wait():
+                    if isinstance(action.until, asyncio.Event):
+                        await action.until.wait()
+                    else:
+                        await self._upstream.clock.sleep(action.until)
+                case _:
+                    assert_never(action)
+        return said
+
+    async def _say(self, reply: str) -> str:
+        """Sends a reply; after a 421 the connection is over. The octets sent, as text."""
+        code, lines = reply[:3], reply[4:].split("\n")
+        last = len(lines) - 1
+        said = "".join(f"{code}{' ' if number == last else '-'}{line}\r\n" for number, line in enumerate(lines))
+        self._send(said.encode())
+        if code == "421":
+            raise _Closed
+        return said
+
+    def _send(self, octets: bytes) -> None:
+        for line in octets.decode("utf-8", "backslashreplace").splitlines():
+            self._note(Arrow.SENT_TLS if self._session.tls else Arrow.SENT, line)
+        self._peer.transport.write(octets)
+
+    def _forget(self) -> None:
+        self._mail = None
+        self._rcpts = []
+
+    @property
+    def _received(self) -> Arrow:
+        return Arrow.RECEIVED_TLS if self._session.tls else Arrow.RECEIVED
+
+    def _note(self, arrow: Arrow, text: str) -> None:
+        self._session.transcript.append(Line(arrow, self._upstream.clock.now(), text))
+        self._upstream.happened()
+
+    def _name_tls(self) -> None:
+        secured = self._peer.transport.get_extra_info("ssl_object")
+        self._session.tls = f"{secured.version()} {secured.cipher()[0]}" if secured is not None else ""
+
+    def _peername(self) -> str:
+        ip, port, *_ = self._peer.transport.get_extra_info("peername")
+        return f"{ip}:{port}"

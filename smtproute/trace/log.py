@@ -1,0 +1,44 @@
+"""The log: each event as one line, for a console or as JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TextIO, assert_never
+
+import structlog
+
+from smtproute.core.event import Emit, Event, Happening
+from smtproute.core.settings import LogFormat
+
+__all__ = ["log_to"]
+
+_TOO_LONG = frozenset({"transcript", "prepended", "removed", "steps", "deliveries", "notes", "verdicts"})
+"""Facts that belong in the trace, not on one line."""
+
+
+def log_to(stream: TextIO, form: LogFormat) -> Emit:
+    """An Emit that writes each event to `stream` as a line."""
+    renderer: structlog.typing.Processor
+    match form:
+        case LogFormat.JSON:
+            renderer = structlog.processors.JSONRenderer(sort_keys=False)
+        case LogFormat.CONSOLE:
+            renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=14, sort_keys=False)
+        case _:
+            assert_never(form)
+    logger = structlog.wrap_logger(structlog.PrintLogger(stream), processors=[renderer])
+
+    def emit(event: Event) -> None:
+        facts = {
+            name: value for name, value in event.facts.items() if name not in _TOO_LONG and value not in ("", None)
+        }
+        if event.what is Happening.PLANNED:
+            facts["to"] = ", ".join(
+                f"{copy['kind']} {copy['endpoint'] or copy['address']}" for copy in event.facts["deliveries"]
+            )
+        if event.what is Happening.VERDICT:
+            facts["verdicts"] = "; ".join(event.facts["verdicts"])
+        at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        logger.msg(str(event.what), timestamp=at, **({"id": event.message} if event.message else {}), **facts)
+
+    return emit

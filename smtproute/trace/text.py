@@ -1,0 +1,102 @@
+"""The trace of one message as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+from smtproute.core.event import Event, Happening
+
+__all__ = ["clock", "render", "transcript"]
+
+
+def clock(at: float) -> str:
+    """A time of day in UTC, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def transcript(lines: Sequence[Sequence[Any]]) -> list[str]:
+    """A transcript's lines: time, swaks's arrow, text."""
+    return [f"{clock(at)} {arrow} {text}" for arrow, at, text in lines]
+
+
+def render(events: Sequence[Event], *, transcripts: bool = True) -> list[str]:
+    """The journey that these events tell, oldest first."""
+    lines: list[str] = []
+    for event in events:
+        if not lines:
+            day = datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%d")
+            lines.append(f"{event.message} on {day} (UTC)")
+        first, *more = _event(event, transcripts)
+        lines.append(f"{clock(event.at)} {event.what:<9} {first}")
+        lines += [f"             {line}" for line in more]
+    return lines
+
+
+def _event(event: Event, transcripts: bool) -> list[str]:
+    """What one event tells: its first line goes beside the time."""
+    facts = event.facts
+    said = [f"  {line}" for line in transcript(facts.get("transcript", ()))] if transcripts else []
+    match event.what:
+        case Happening.RECEIVED:
+            return [_received(facts), *said]
+        case Happening.PLANNED:
+            return _planned(facts)
+        case Happening.VERDICT:
+            return ["; ".join(facts["verdicts"])]
+        case Happening.ATTEMPT:
+            standby = ", a backup" if facts["backup"] else ""
+            secured = f", {facts['tls']}" if facts["tls"] else ", plain text"
+            secured += f" ({facts['downgrade']})" if facts["downgrade"] else ""
+            sealed = f", sealed by {facts['sealed']}" if facts["sealed"] else ""
+            where = f"{facts['server']} at {facts['ip']} ({facts['source']}{standby})"
+            return [f"endpoint {facts['endpoint']}: {where}{secured}{sealed}", *said]
+        case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED:
+            return _outcome(event)
+        case Happening.UNSEALED:
+            return [f"endpoint {facts['endpoint']}: {facts['why']}"]
+        case Happening.BOUNCED:
+            return [f"DSN {facts['dsn']} to {facts['to']}" if facts["dsn"] else f"no DSN: {facts['why']}"]
+        case Happening.HELD | Happening.RELEASED | Happening.RETRIED | Happening.REMOVED:
+            return ["by the operator"]
+        case (
+            Happening.LISTENING
+            | Happening.RELOADED
+            | Happening.RELOAD_REFUSED
+            | Happening.DRAINING
+            | Happening.STOPPED
+            | Happening.WARNING
+            | Happening.REFUSED
+            | Happening.FAULT
+        ):
+            return [" ".join(f"{name}={value}" for name, value in facts.items() if value not in ("", None))]
+        case _:
+            assert_never(event.what)
+
+
+def _received(facts: Mapping[str, Any]) -> str:
+    sender = f"from <{facts['sender']}>, {facts['size']} octets"
+    if "bounce_of" in facts:
+        return f"{sender}: a DSN of this relay about {facts['bounce_of']}"
+    secured = f", {facts['tls']}" if facts["tls"] else ""
+    removed = f", {facts['forged']} forged result fields removed" if facts["forged"] else ""
+    who = f"{facts['client']} ({facts['helo']})"
+    return f"{sender}, by {who} on listener {facts['listener']} ({facts['role']}{secured}){removed}"
+
+
+def _planned(facts: Mapping[str, Any]) -> list[str]:
+    lines = [facts["recipient"]]
+    lines += [f"  {rule}  {tried}: {why}" for rule, tried, why in facts["steps"]]
+    for copy in facts["deliveries"]:
+        endpoint = f" {copy['endpoint']}" if copy["endpoint"] else ""
+        lines.append(f"  => {copy['kind']}{endpoint} for {copy['address']} ({copy['rule']})")
+    return lines + [f"  note: {note}" for note in facts["notes"]]
+
+
+def _outcome(event: Event) -> list[str]:
+    facts = event.facts
+    name = f"{facts['kind']} {facts['endpoint']}".rstrip()
+    again = f", again at {clock(facts['retry_at'])}" if facts["retry_at"] is not None else ""
+    first = f"{name} for {facts['address']}: {facts['reply']} (says {facts['says']}){again}"
+    return [first, *([f"  {facts['detail']}"] if facts["detail"] else ())]

@@ -1,0 +1,285 @@
+"""Resolver: every outcome, against Zone over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from smtproute.core.choice import Exchange, Found, LookupFailed, Resolution
+from smtproute.core.settings import Source
+from smtproute.testing.zone import Asked, Fault, Zone
+
+LONG = "v=DKIM1; k=rsa; p=" + "A" * 800
+
+
+def patience(outcome):
+    """Seconds for one server: short only where no answer will come."""
+    return 0.1 if outcome in (Resolution.TIMEOUT, Fault.TIMEOUT) else 5.0
+
+
+async def test_addresses_are_ipv4_then_ipv6_and_say_where_they_are_from(resolver):
+    async with Zone({"a.example": {"AAAA": ["fd00::1", "fd00::2"], "A": ["10.0.0.1", "10.0.0.2"]}}) as zone:
+        resolved = await resolver(zone.address).addresses("A.Example.")
+    assert resolved.host == "a.example"
+    assert resolved.status is Resolution.OK
+    assert resolved.addresses == tuple(Found(ip, Source.DNS) for ip in ("10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"))
+    assert resolved.asked == zone.address
+    assert sorted(zone.queries) == [Asked("a.example", "A", "udp"), Asked("a.example", "AAAA", "udp")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "status"),
+    [
+        (None, Resolution.NXDOMAIN),
+        ({"TXT": ["x"]}, Resolution.NODATA),
+        (Fault.SERVFAIL, Resolution.SERVFAIL),
+        (Fault.REFUSED, Resolution.REFUSED),
+        (Fault.TIMEOUT, Resolution.TIMEOUT),
+        ({"A": Fault.SERVFAIL}, Resolution.SERVFAIL),
+        ({"AAAA": Fault.SERVFAIL}, Resolution.SERVFAIL),
+        ({"A": Fault.REFUSED, "AAAA": Fault.SERVFAIL}, Resolution.SERVFAIL),
+        ({"A": Fault.SERVFAIL, "AAAA": Fault.TIMEOUT}, Resolution.TIMEOUT),
+    ],
+)
+async def test_outcomes_of_addresses_are_told_apart(resolver, entry, status):
+    async with Zone({} if entry is None else {"a.example": entry}) as zone:
+        resolved = await resolver(zone.address, attempt=patience(status)).addresses("a.example")
+    assert (resolved.status, resolved.addresses, resolved.asked) == (status, (), zone.address)
+    assert str(resolved) == f"a.example: {status} from {zone.address}"
+
+
+async def test_one_family_that_fails_does_not_hide_the_other(resolver, clock):
+    async with Zone({"a.example": {"A": ["10.0.0.1"], "AAAA": Fault.SERVFAIL}}, ttl=3600) as zone:
+        asking = resolver(zone.address)
+        assert [found.ip for found in (await asking.addresses("a.example")).addresses] == ["10.0.0.1"]
+        zone.set("a.example", "AAAA", ["fd00::1"])
+        await clock.advance(60)
+        assert [found.ip for found in (await asking.addresses("a.example")).addresses] == ["10.0.0.1", "fd00::1"]
+
+
+async def test_an_alias_is_followed(resolver):
+    names = {
+        "www.example": {"CNAME": ["alias.example"]},
+        "alias.example": {"CNAME": ["host.example."]},
+        "host.example": {"A": ["10.0.0.1"], "MX": ["10 mx.example"], "TXT": ["hello"]},
+        "dangling.example": {"CNAME": ["nowhere.example"]},
+        "loop.example": {"CNAME": ["loop.example"]},
+    }
+    async with Zone(names) as zone:
+        asking = resolver(zone.address)
+        assert [found.ip for found in (await asking.addresses("www.example")).addresses] == ["10.0.0.1"]
+        assert (await asking.exchanges("www.example")).exchanges == (Exchange(10, "mx.example"),)
+        assert await asking.txt("www.example") == b"hello"
+        assert (await asking.addresses("dangling.example")).status is Resolution.NXDOMAIN
+        assert (await asking.addresses("loop.example")).status is Resolution.SERVFAIL
+
+
+async def test_international_names_are_asked_as_a_labels(resolver):
+    async with Zone({"xn--bcher-kva.example": {"A": ["10.0.0.1"], "MX": ["10 mx.example"]}}) as zone:
+        asking = resolver(zone.address)
+        assert (await asking.addresses("B\u00fccher.example")).status is Resolution.OK
+        assert (await asking.exchanges("b\u00fccher.example")).exchanges == (Exchange(10, "mx.example"),)
+    assert {query.name for query in zone.queries} == {"xn--bcher-kva.example"}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a..b", "a b.example", "x" * 64, "10.0.0.5", "[10.0.0.5]", "\ud800", "a\x00.example"]
+)
+async def test_a_name_that_cannot_be_asked_is_not_there_and_says_why(resolver, name):
+    async with Zone() as zone:
+        asking = resolver(zone.address)
+        resolved = await asking.addresses(name)
+        exchanges = await asking.exchanges(name)
+        assert await asking.txt(name) is None
+    assert (resolved.status, resolved.host, resolved.asked) == (Resolution.NXDOMAIN, name, "")
+    assert (exchanges.status, exchanges.exchanges, exchanges.implicit) == (Resolution.NXDOMAIN, (), False)
+    assert resolved.reason == exchanges.reason != ""
+    assert zone.queries == []
+
+
+async def test_without_a_name_server_it_says_so(resolver, tmp_path):
+    empty = tmp_path / "resolv.conf"
+    empty.touch()
+    for asking in (resolver(), resolver(resolv_conf=str(empty))):
+        resolved = await asking.addresses("a.example")
+        assert str(resolved) == "a.example: refused (no name server configured)"
+        assert (await asking.exchanges("a.example")).reason == "no name server configured"
+        with pytest.raises(LookupFailed, match="no name server configured"):
+            await asking.txt("a.example")
+
+
+async def test_the_first_source_that_has_the_name_answers(resolver, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("10.0.0.2 all.example two.example localhost\n")
+    dns_names = {
+        "all.example": {"A": ["10.0.0.3"]},
+        "two.example": {"A": ["10.0.0.3"]},
+        "one.example": {"A": ["10.0.0.3"]},
+    }
+    more = {"hosts_file": str(hosts), "static": {"all.example": ("10.0.0.1", "10.0.0.11")}}
+    static, hosts_, dns_ = Source.STATIC, Source.HOSTS, Source.DNS
+    async with Zone(dns_names) as zone:
+
+        async def found(name, *order):
+            resolved = await resolver(zone.address, order=order, **more).addresses(name)
+            return [(address.ip, address.source) for address in resolved.addresses]
+
+        assert await found("ALL.example", static, hosts_, dns_) == [("10.0.0.1", static), ("10.0.0.11", static)]
+        assert await found("two.example", static, hosts_, dns_) == [("10.0.0.2", hosts_)]
+        assert await found("localhost", static, hosts_, dns_) == [("10.0.0.2", hosts_)]
+        assert zone.queries == []
+        assert await found("one.example", static, hosts_, dns_) == [("10.0.0.3", dns_)]
+        assert await found("all.example", dns_, hosts_, static) == [("10.0.0.3", dns_)]
+        assert await found("localhost", dns_, hosts_, static) == [("10.0.0.2", hosts_)]
+        assert await found("one.example", static, hosts_) == []
+
+
+async def test_what_dns_said_counts_where_no_source_has_the_name(resolver):
+    async with Zone({"a.example": Fault.SERVFAIL}) as zone:
+        order = (Source.DNS, Source.STATIC, Source.HOSTS)
+        failed = await resolver(zone.address, order=order).addresses("a.example")
+        helped = await resolver(zone.address, order=order, static={"a.example": ("10.0.0.1",)}).addresses("a.example")
+        without = await resolver(zone.address, order=(Source.STATIC,)).addresses("a.example")
+    assert (failed.status, failed.asked) == (Resolution.SERVFAIL, zone.address)
+    assert helped.status is Resolution.OK
+    assert (without.status, without.asked) == (Resolution.NXDOMAIN, "")
+
+
+async def test_refresh_reads_the_hosts_file_again(resolver, tmp_path):
+    hosts = tmp_path / "hosts"
+    asking = resolver(hosts_file=str(hosts), order=(Source.HOSTS,))
+    assert (await asking.addresses("a")).status is Resolution.NXDOMAIN
+    hosts.write_text("10.0.0.1 a\n")
+    asking.refresh()
+    assert (await asking.addresses("a")).status is Resolution.OK
+
+
+async def test_exchanges_are_sorted(resolver):
+    mx = ["20 c.example", "5 Z.example.", "10 b.example", "10 a.example"]
+    async with Zone({"example.net": {"MX": mx}}) as zone:
+        exchanges = await resolver(zone.address).exchanges("Example.NET")
+    assert (exchanges.domain, exchanges.status, exchanges.asked) == ("example.net", Resolution.OK, zone.address)
+    assert exchanges.exchanges == (
+        Exchange(5, "z.example"),
+        Exchange(10, "a.example"),
+        Exchange(10, "b.example"),
+        Exchange(20, "c.example"),
+    )
+    assert not exchanges.implicit
+    assert not exchanges.null
+
+
+async def test_a_domain_without_mx_stands_for_itself(resolver):
+    async with Zone({"example.net": {"A": ["10.0.0.1"]}}) as zone:
+        exchanges = await resolver(zone.address).exchanges("example.net")
+    assert exchanges.implicit
+    assert (exchanges.status, exchanges.exchanges) == (Resolution.OK, (Exchange(0, "example.net"),))
+
+
+async def test_null_mx(resolver):
+    async with Zone({"example.net": {"MX": ["0 ."]}, "both.example": {"MX": ["0 .", "10 mx.example"]}}) as zone:
+        asking = resolver(zone.address)
+        null = await asking.exchanges("example.net")
+        both = await asking.exchanges("both.example")
+    assert (null.status, null.null, null.exchanges, null.implicit) == (Resolution.OK, True, (), False)
+    assert (both.null, both.exchanges) == (False, (Exchange(10, "mx.example"),))
+
+
+@pytest.mark.parametrize(
+    ("entry", "status"),
+    [
+        (None, Resolution.NXDOMAIN),
+        (Fault.SERVFAIL, Resolution.SERVFAIL),
+        (Fault.REFUSED, Resolution.REFUSED),
+        (Fault.TIMEOUT, Resolution.TIMEOUT),
+    ],
+)
+async def test_outcomes_of_exchanges_are_told_apart(resolver, entry, status):
+    async with Zone({} if entry is None else {"example.net": entry}) as zone:
+        exchanges = await resolver(zone.address, attempt=patience(status)).exchanges("example.net")
+    assert (exchanges.status, exchanges.asked) == (status, zone.address)
+    assert (exchanges.exchanges, exchanges.implicit, exchanges.null) == ((), False, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (["v=DKIM1; p=abc"], b"v=DKIM1; p=abc"),
+        ([LONG], LONG.encode()),
+        (["verification=1", "k=rsa; p=abc", "v=DKIM1; p=def"], b"v=DKIM1; p=def"),
+        (["verification=1", "k=rsa; p=abc"], b"k=rsa; p=abc"),
+        (["two", "one"], b"one"),
+        ([""], b""),
+        (["\u00fc\x00"], b"\xc3\xbc\x00"),
+    ],
+)
+async def test_txt(resolver, values, text):
+    async with Zone({"mail._domainkey.example.org": {"TXT": values}}) as zone:
+        assert await resolver(zone.address).txt("Mail._domainkey.example.org") == text
+
+
+async def test_txt_that_is_not_there_is_none(resolver):
+    async with Zone({"a.example": {"A": ["10.0.0.1"]}}) as zone:
+        asking = resolver(zone.address)
+        assert await asking.txt("a.example") is None
+        assert await asking.txt("b.example") is None
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+async def test_txt_raises_where_dns_fails(resolver, fault):
+    async with Zone({"a.example": fault}) as zone:
+        asking = resolver(zone.address, attempt=patience(fault))
+        for _ in range(2):
+            with pytest.raises(LookupFailed) as raised:
+                await asking.txt("a.example")
+    assert raised.value.resolved.asked == zone.address
+    shown = {Fault.SERVFAIL: "SERVFAIL", Fault.REFUSED: "refused", Fault.TIMEOUT: "timeout"}[fault]
+    assert str(raised.value) == f"a.example: {shown} from {zone.address}"
+
+
+async def test_what_udp_truncates_is_asked_over_tcp(resolver):
+    async with Zone({"a.example": {"TXT": [LONG]}}) as zone:
+        assert await resolver(zone.address).txt("a.example") == LONG.encode()
+    assert zone.queries == [Asked("a.example", "TXT", "udp"), Asked("a.example", "TXT", "tcp")]
+
+
+async def test_look_ups_of_one_name_are_joined(resolver):
+    async with Zone({"a.example": {"A": ["10.0.0.1"]}}) as zone:
+        asking = resolver(zone.address)
+        results = await asyncio.gather(*(asking.addresses("a.example") for _ in range(100)))
+    assert len({id(result) for result in results}) == 1
+    assert len(zone.queries) == 2
+
+
+async def test_answers_are_kept_for_their_time_to_live(resolver, clock):
+    async with Zone({"a.example": {"A": ["10.0.0.1"]}}, ttl=300) as zone:
+        asking = resolver(zone.address)
+        await asking.addresses("a.example")
+        zone.set("a.example", "A", ["10.0.0.2"])
+        await clock.advance(299)
+        assert (await asking.addresses("a.example")).addresses[0].ip == "10.0.0.1"
+        await clock.advance(1)
+        assert (await asking.addresses("a.example")).addresses[0].ip == "10.0.0.2"
+
+
+async def test_denials_are_kept_for_a_minute_and_failures_for_seconds(resolver, clock):
+    async with Zone({"failing.example": Fault.SERVFAIL}, ttl=3600) as zone:
+        asking = resolver(zone.address)
+        assert (await asking.exchanges("new.example")).status is Resolution.NXDOMAIN
+        assert (await asking.exchanges("failing.example")).status is Resolution.SERVFAIL
+        zone.remove("failing.example")
+        for name in ("new.example", "failing.example"):
+            zone.set(name, "MX", ["10 mx.example"])
+        assert (await asking.exchanges("failing.example")).status is Resolution.SERVFAIL
+        await clock.advance(5)
+        assert (await asking.exchanges("failing.example")).status is Resolution.OK
+        await clock.advance(54)
+        assert (await asking.exchanges("new.example")).status is Resolution.NXDOMAIN
+        await clock.advance(1)
+        assert (await asking.exchanges("new.example")).status is Resolution.OK
+
+
+def test_a_server_that_is_no_address_is_a_mistake(resolver):
+    with pytest.raises(ValueError, match=r"ns\.example"):
+        resolver("ns.example")
