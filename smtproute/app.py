@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smtproute.config.load import Mistake
+from smtproute.config.document import Mistake
 from smtproute.core.address import Address
 from smtproute.core.aliases import Table
 from smtproute.core.choice import LookupFailed
@@ -35,8 +35,8 @@ from smtproute.mailauth import arc
 from smtproute.mailauth.keys import KeyFault, SigningKey
 from smtproute.mailauth.keys import load as load_key
 from smtproute.resolve.resolver import Resolver
-from smtproute.smtp.listener import Listener, TlsFault
-from smtproute.smtp.pool import Pool
+from smtproute.smtp.listener import Listener, ListenerFailed, server_context
+from smtproute.smtp.pool import CaFileFault, Pool
 from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
 
@@ -142,8 +142,8 @@ class Relay:
     async def running(cls, read: Callable[[], Snapshot], *, world: World, emit: Emit) -> AsyncIterator[Relay]:
         """A relay that listens and delivers until the block is left; then it drains.
 
-        Raises Refused for a configuration that cannot be used, `spool.SpoolBusy` where another relay has the state
-        folder, OSError where an address cannot be listened on.
+        Raises Refused for a configuration that cannot be used, CaFileFault and ListenerFailed for the files and
+        addresses that it names, SpoolFailed for its state folder (`SpoolBusy` where another relay has it).
         """
         loaded = load(read)
         settings = loaded.snapshot.settings
@@ -159,8 +159,13 @@ class Relay:
                 ]
                 delivering = tasks.create_task(relay._dispatcher.run())
                 try:
-                    await relay._listen()
-                    yield relay
+                    relay._pool.prepare(settings.endpoints.values())
+                    async with contextlib.AsyncExitStack() as listening:
+                        await relay._listen(listening)
+                        try:
+                            yield relay
+                        finally:
+                            await relay._leave()
                 finally:
                     await relay._drain(delivering)
                     for task in background:
@@ -172,21 +177,21 @@ class Relay:
     async def reload(self) -> None:
         """Reads the configuration again. A broken one is refused, and the old one stays in force."""
         now = self._world.clock.now()
-        old = self.snapshot()
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(self._cpu, load, self._read)
             loaded = self._keeping(loaded)
             settings = loaded.snapshot.settings
-            for name, listener in self._listeners.items():
-                listener.update(settings.listeners[name], settings.limits, str(settings.hostname))
-        except (Refused, TlsFault) as refused:
+            contexts = {name: server_context(settings.listeners[name]) for name in self._listeners}
+            self._pool.prepare(settings.endpoints.values())
+        except (Refused, ListenerFailed, CaFileFault) as refused:
             self._emit(Event(Happening.RELOAD_REFUSED, now, facts={"why": str(refused)}))
             return
+        for name, listener in self._listeners.items():
+            listener.update(settings.listeners[name], settings.limits, contexts[name])
         self._loaded = loaded
         self._resolver = Resolver(settings.resolver, self._world)
-        self._pool.helo = str(settings.hostname)
         self._warn(loaded.snapshot.warnings)
-        self._emit(Event(Happening.RELOADED, now, facts={"unchanged": loaded == old}))
+        self._emit(Event(Happening.RELOADED, now))
         self._dispatcher.nudge()
 
     def _keeping(self, loaded: Loaded) -> Loaded:
@@ -195,6 +200,8 @@ class Relay:
         warnings = []
         if new.state != old.state:
             warnings.append(f"state = {new.state}: cannot be reloaded, restart to move the spool")
+        if new.hostname != old.hostname:
+            warnings.append(f"hostname = {new.hostname}: cannot be reloaded, restart to change the name")
         listeners: dict[str, ListenerSettings] = {}
         for name, was in old.listeners.items():
             now = new.listeners.get(name)
@@ -218,32 +225,34 @@ class Relay:
                 tables.append(table)
         snapshot = replace(
             loaded.snapshot,
-            settings=replace(new, state=old.state, listeners=listeners),
-            routing=replace(routing, aliases=replace(routing.aliases, tables=tuple(tables))),
+            settings=replace(new, state=old.state, hostname=old.hostname, listeners=listeners),
+            routing=replace(
+                routing,
+                hostname=old.hostname,
+                aliases=replace(routing.aliases, tables=tuple(tables), origin=old.hostname),
+            ),
             warnings=(*loaded.snapshot.warnings, *warnings),
         )
         return replace(loaded, snapshot=snapshot)
 
-    async def _listen(self) -> None:
+    async def _listen(self, listening: contextlib.AsyncExitStack) -> None:
         settings = self.snapshot().settings
+        self._warn(self.snapshot().warnings)
         for name, listener in settings.listeners.items():
             opened = Listener(
                 listener, settings.limits, str(settings.hostname), self._intake.door, self._world, self._emit
             )
-            await opened.start(self._tasks)
-            self._listeners[name] = opened
-        self._warn(self.snapshot().warnings)
-        for name, (host, port) in self.addresses.items():
-            role = str(settings.listeners[name].role)
-            facts = {"listener": name, "host": host, "port": port, "role": role}
-            self._emit(Event(Happening.LISTENING, self._world.clock.now(), facts=facts))
+            self._listeners[name] = await listening.enter_async_context(opened)
 
-    async def _drain(self, delivering: asyncio.Task[None]) -> None:
-        """Lets what is under way finish, for a while; what does not is taken up again at the next start."""
+    async def _leave(self) -> None:
+        """Lets the sessions finish their transactions, for a while."""
         self._emit(Event(Happening.DRAINING, self._world.clock.now()))
         async with asyncio.TaskGroup() as closing:
             for listener in self._listeners.values():
                 closing.create_task(listener.drain(DRAIN))
+
+    async def _drain(self, delivering: asyncio.Task[None]) -> None:
+        """Lets deliveries under way finish, for a while; what does not is taken up again at the next start."""
         self._dispatcher.drain()
         await asyncio.wait([delivering], timeout=DRAIN)
         delivering.cancel()

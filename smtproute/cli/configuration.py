@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from smtproute.app import Loaded, Refused, load
-from smtproute.config.load import Mistake, find
+from smtproute.config.load import find
 from smtproute.config.load import load as load_file
 from smtproute.core.snapshot import Snapshot
 
@@ -38,7 +38,7 @@ def loaded(config: str | None) -> Loaded:
     """The configuration with its keys; a mistake ends the program with status 78."""
     try:
         return load(reader(config))
-    except (Refused, Mistake) as refused:
+    except Refused as refused:
         refuse(str(refused))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,15 +22,13 @@ from smtproute.cli.configuration import OPTION
 
 if TYPE_CHECKING:
     from smtproute.app import Relay
-    from smtproute.core.event import Event
+    from smtproute.testing.relay import Journal
     from smtproute.testing.upstream import Received
     from smtproute.testing.zone import Zone
 
 __all__ = ["command"]
 
 SENDER = "friend@elsewhere.example"
-PATIENCE = 30.0
-"""Seconds that one delivery may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +64,17 @@ def _example() -> Path:
     return inside if inside.exists() else Path(__file__).parents[2] / "config" / "demo.toml"
 
 
-class _Journal:
-    """Keeps the relay's events, and wakes whoever waits for one."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._more = asyncio.Event()
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        self._more.set()
-
-    async def finished(self, message: str, deliveries: int) -> None:
-        """Until so many deliveries of a message have an outcome."""
-        from smtproute.core.event import Happening
-
-        ended = (Happening.DELIVERED, Happening.DEFERRED, Happening.FAILED)
-        async with asyncio.timeout(PATIENCE):
-            while sum(each.message == message and each.what in ended for each in self.events) < deliveries:
-                self._more.clear()
-                await self._more.wait()
-
-
 async def _demo(config: str, folder: str, once: bool) -> None:
-    from smtproute.app import Refused, Relay
+    from smtproute.app import Refused
     from smtproute.cli.configuration import refuse
-    from smtproute.config.load import load
     from smtproute.mailauth.keys import load as load_key
     from smtproute.mailauth.keys import record
+    from smtproute.testing.relay import Journal, running
     from smtproute.testing.upstream import Upstream
     from smtproute.testing.zone import Zone
-    from smtproute.world import World
 
     seals: dict[int, str] = {}
-    journal = _Journal()
+    journal = Journal()
     names = {"mx.external.example": {"A": ["127.0.0.1"]}, "gitlab.internal": {"A": ["127.0.0.1"]}}
     async with AsyncExitStack() as stack:
         zone = await stack.enter_async_context(Zone(names))
@@ -118,9 +92,7 @@ async def _demo(config: str, folder: str, once: bool) -> None:
             "SMTPROUTE__ENDPOINT__GITLAB__SERVERS": f'["gitlab.internal:{gitlab.port}"]',
         }
         try:
-            relay = await stack.enter_async_context(
-                Relay.running(lambda: load(config, environ, fqdn=socket.getfqdn), world=World(), emit=journal)
-            )
+            relay = await stack.enter_async_context(running(config, environ, emit=journal))
         except Refused as refused:
             refuse(str(refused))
         for key in relay.snapshot().settings.arc.keys.values():
@@ -151,7 +123,7 @@ def _verified(content: bytes, zone: Zone) -> str:
     return f"arc={cv.decode() if cv else 'none'} ({reason})"
 
 
-async def _send(letter: _Letter, relay: Relay, journal: _Journal) -> None:
+async def _send(letter: _Letter, relay: Relay, journal: Journal) -> None:
     """Sends one letter by SMTP, waits for what becomes of it, prints its trace."""
     from email.utils import formatdate
 

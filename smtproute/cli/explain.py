@@ -31,6 +31,7 @@ def command(
     from smtproute.core.address import Address, AddressError
     from smtproute.core.envelope import Client, Envelope
     from smtproute.core.permit import trusts
+    from smtproute.core.settings import Role
     from smtproute.intake.explain import explain
     from smtproute.world import World
 
@@ -44,7 +45,9 @@ def command(
         reverse_path = Address.parse(sender) if sender else None
     except AddressError as error:
         raise click.UsageError(str(error)) from None
-    ip = client_ip if client_ip is not None else _outside(snapshot.settings.listeners[name])
+    # Who usually speaks to it: a stranger (TEST-NET-1) to an inbound listener, this machine to a trusted one.
+    usual = "192.0.2.1" if listeners[name].role is Role.INBOUND else "127.0.0.1"
+    ip = client_ip if client_ip is not None else usual
     try:
         client = Client(ip, 0, name, listeners[name].role, trusts(listeners[name], ip))
     except ValueError:
@@ -54,10 +57,3 @@ def command(
     for each in explained:
         print(json.dumps(each.json(), ensure_ascii=False) if as_json else "\n".join(each.lines()))
     raise typer.Exit(max((each.status for each in explained), default=0))
-
-
-def _outside(listener) -> str:  # type: ignore[no-untyped-def]
-    """A client that fits the listener: a stranger (TEST-NET-1) for an inbound one, ourselves for a trusted one."""
-    from smtproute.core.settings import Role
-
-    return "192.0.2.1" if listener.role is Role.INBOUND else "127.0.0.1"

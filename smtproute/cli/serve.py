@@ -7,12 +7,18 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from smtproute.cli.configuration import OPTION
+
+if TYPE_CHECKING:
+    from smtproute.app import Relay
+    from smtproute.core.settings import LogFormat
+    from smtproute.core.snapshot import Snapshot
 
 __all__ = ["command", "event_loop"]
 
@@ -26,30 +32,32 @@ def command(
     """Run the relay. SIGTERM drains and ends it, SIGHUP reloads the configuration."""
     from smtproute.app import Refused
     from smtproute.cli.configuration import loaded, reader, refuse
-    from smtproute.smtp.listener import TlsFault
+    from smtproute.smtp.listener import ListenerFailed
+    from smtproute.smtp.pool import CaFileFault
     from smtproute.spool.queue import SpoolFailed
 
     log = loaded(config).snapshot.settings.log
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:
             runner.run(_serve(reader(config), log.format, ready_file))
-    except* (Refused, TlsFault, SpoolFailed, OSError) as failed:
+    except* (Refused, CaFileFault, ListenerFailed, SpoolFailed) as failed:
         first: BaseException = failed
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         refuse(str(first))
 
 
-def event_loop():  # type: ignore[no-untyped-def]
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop's loop where it is installed, else asyncio's own."""
     try:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop
-    return uvloop.new_event_loop
+    new: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return new
 
 
-async def _serve(read, form, ready_file: Path | None) -> None:  # type: ignore[no-untyped-def]
+async def _serve(read: Callable[[], Snapshot], form: LogFormat, ready_file: Path | None) -> None:
     from smtproute.app import Relay
     from smtproute.trace.log import log_to
     from smtproute.world import World
@@ -72,7 +80,7 @@ async def _serve(read, form, ready_file: Path | None) -> None:  # type: ignore[n
         reloading.cancel()
 
 
-async def _reload(relay, again: asyncio.Event) -> None:  # type: ignore[no-untyped-def]
+async def _reload(relay: Relay, again: asyncio.Event) -> None:
     while True:
         await again.wait()
         again.clear()

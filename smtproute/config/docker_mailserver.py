@@ -16,7 +16,7 @@ from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Table
 from smtproute.core.decide import Mailbox
 
-__all__ = ["Folder", "accounts", "domains", "read"]
+__all__ = ["Lists", "accounts", "domains", "read"]
 
 ACCOUNTS = "postfix-accounts.cf"
 VIRTUAL = "postfix-virtual.cf"
@@ -24,8 +24,8 @@ REGEXP = "postfix-regexp.cf"
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """What was read from one folder."""
+class Lists:
+    """Who and what is here, as the files list it."""
 
     mailboxes: Mapping[str, Mailbox]
     """By Address.key."""
@@ -35,7 +35,7 @@ class Folder:
     warnings: tuple[str, ...]
 
 
-def read(folder: Path, hostname: Domain) -> Folder | None:
+def read(folder: Path, hostname: Domain) -> Lists | None:
     """What is in the folder; None where it has neither accounts nor aliases. Raises OSError."""
     octets = {name: (folder / name).read_bytes() for name in (ACCOUNTS, VIRTUAL, REGEXP) if (folder / name).exists()}
     if ACCOUNTS not in octets and VIRTUAL not in octets:
@@ -44,8 +44,8 @@ def read(folder: Path, hostname: Domain) -> Folder | None:
     virtual, more = text_table(VIRTUAL, octets.get(VIRTUAL, b""))
     regexp, most = pcre_table(REGEXP, octets.get(REGEXP, b""))
     tables = tuple(table for table in (virtual, regexp) if table.file in octets)
-    local = {hostname.key: "hostname", "localhost": "hostname"} | key_domains(virtual) | domains(mailboxes)
-    return Folder(mailboxes, tables, local, (*warnings, *more, *most))
+    local = {hostname.key: "hostname", "localhost": "hostname", **key_domains(virtual), **domains(mailboxes)}
+    return Lists(mailboxes, tables, local, (*warnings, *more, *most))
 
 
 def accounts(shown: str, text: bytes | str) -> tuple[Mapping[str, Mailbox], tuple[str, ...]]:

@@ -46,9 +46,9 @@ class Document:
     """Each table that is there only because of a variable."""
     mistakes: list[str] = field(default_factory=list)
 
-    def wrong(self, location: Location, text: str) -> None:
+    def wrong(self, location: Location, text: str, *, with_value: bool = True) -> None:
         """Notes a mistake: the place, its value if it has one that is no table, and the text."""
-        value = self._value(location)
+        value = self._value(location) if with_value else None
         shown = "" if value is None or isinstance(value, dict) else f" = {_toml(value)}"
         self.mistakes.append(f"{self._place(location)}{shown}: {text}")
 
@@ -59,7 +59,7 @@ class Document:
 
     def path(self, location: Location, written: str) -> Path:
         """The absolute path that is written at `location`."""
-        return self._start(location) / written
+        return self.start(location) / written
 
     def content(self, location: Location, written: str) -> bytes:
         """What the file named at `location` holds; where it cannot be read, nothing, and that is noted as wrong."""
@@ -80,9 +80,10 @@ class Document:
     def unreadable(self, location: Location, error: OSError) -> None:
         """Notes that what is named at `location` could not be read."""
         why = (error.strerror or "error").lower()
-        self.wrong(location, f"cannot be read: {why}. A relative path starts at {self._start(location)}.")
+        self.wrong(location, f"cannot be read: {why}. A relative path starts at {self.start(location)}.")
 
-    def _start(self, location: Location) -> Path:
+    def start(self, location: Location) -> Path:
+        """Where a relative path that is written at `location` starts."""
         return self.folder if self._origin(location) is None else Path.cwd()
 
     def _origin(self, location: Location) -> Location | None:
@@ -103,13 +104,11 @@ class Document:
 
     def _value(self, location: Location) -> Any:
         at: Any = self.tables
-        for part in location:
-            if isinstance(at, dict) and part in at:
+        try:
+            for part in location:
                 at = at[part]
-            elif isinstance(at, list) and isinstance(part, int):
-                at = at[part]
-            else:
-                return None
+        except (KeyError, IndexError, TypeError):
+            return None
         return at
 
 
@@ -167,11 +166,11 @@ def _parse(file: Path, shown: str) -> dict[str, Any]:
         line = octets.count(b"\n", 0, error.start) + 1
         raise Mistake(f"{shown}:{line}: not UTF-8, which TOML must be. Save the file in UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
-        match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
-        why, line, column = match.groups() if match else (str(error), None, None)
-        at = str(octets.count(b"\n") + 1) if line is None else line
-        where = "at the end of the file" if column is None else f"in column {column}"
-        raise Mistake(f"{shown}:{at}: not TOML: {why} ({where}). Texts are written in quotes.") from None
+        why = re.sub(r" \(at .*\)$", "", str(error))
+        at = re.search(r"\(at line (\d+), column (\d+)\)$", str(error))
+        place = f"{shown}:{at[1]}" if at else f"{shown}:{octets.count(10) + 1}"
+        where = f"in column {at[2]}" if at else "at the end of the file"
+        raise Mistake(f"{place}: not TOML: {why} ({where}). Texts are written in quotes.") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise Mistake(f"{shown}: not TOML: {error}.") from None
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_network
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import assert_never
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from smtproute.config import docker_mailserver
-from smtproute.config.document import Document, Location, Mistake, read
-from smtproute.config.schema import Bind, IpLiteral, ListenerTable, Root, Sign, TargetTable, close, known_keys
+from smtproute.config.docker_mailserver import Lists, accounts, domains
+from smtproute.config.docker_mailserver import read as read_folder
+from smtproute.config.document import Document, Location, read
+from smtproute.config.schema import IpLiteral, ListenerTable, Root, Sign, TargetTable, close, known_keys
 from smtproute.config.tables import key_domains, pcre_table, text_table
 from smtproute.core.address import AddressError, Domain
-from smtproute.core.aliases import Aliases, Table, TextTable
+from smtproute.core.aliases import Aliases, Table
 from smtproute.core.decide import Mailbox, Routing
 from smtproute.core.permit import LOOPBACK
 from smtproute.core.routes import Route, Target
@@ -74,19 +76,13 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
     _no_open_relay(document, root, listeners)
     lists = _lists(document, root, hostname)
     maildir = root.accounts.maildir
-    hosts_file = root.resolver.hosts_file
     settings = Settings(
         hostname=hostname,
         state=str(state),
         listeners=listeners,
         endpoints=endpoints,
         accounts=Accounts(str(document.path(("accounts", "maildir"), maildir) if maildir else state / "mail")),
-        resolver=Resolver(
-            root.resolver.order,
-            root.resolver.static,
-            str(document.path(("resolver", "hosts_file"), hosts_file)),
-            root.resolver.servers,
-        ),
+        resolver=_resolver(document, root),
         arc=_arc(document, root, lists.local_domains),
         queue=Queue(**dict(root.queue)),
         limits=Limits(**dict(root.limits)),
@@ -108,8 +104,13 @@ def _validated(document: Document) -> Root:
         root = Root.model_validate(document.tables)
     except ValidationError as error:
         for each in error.errors():
-            location = each["loc"][:-1] if each["loc"][-1] == "[key]" else each["loc"]
-            document.wrong(location, _said(location, each))
+            location = each["loc"]
+            if each["type"] == "too_short" and each["input"]:
+                continue  # its items are what is wrong, and each says so
+            if location[-1] == "[key]":
+                document.wrong(location[:-1], _said(location[:-1], each), with_value=False)
+            else:
+                document.wrong(location, _said(location, each))
     document.check()
     return root
 
@@ -130,7 +131,9 @@ def _said(location: Location, error: ErrorDetails) -> str:
                 return f"unknown key. {key} is a key of the whole file: write it above the first [table]."
             return f"unknown key. Known here: {', '.join(known)}."
         case "missing":
-            return "missing. Write it."
+            return f"missing. Add {location[-1]}."
+        case "too_short":
+            return "empty. Write one at least, or leave the key out."
         case "bool_type":
             return "true or false is wanted."
         case "tuple_type":
@@ -268,3 +271,91 @@ def _no_open_relay(document: Document, root: Root, listeners: Mapping[str, Liste
                 'Name the domains, as in "*@example.org", or say it in default, which is for permitted senders only.'
             )
             document.wrong(("route", number, "match"), text)
+
+
+def _lists(document: Document, root: Root, hostname: Domain) -> Lists:
+    """Accounts, alias tables and local domains, from the docker-mailserver folder or from the parts one by one."""
+    here = {domain.key: f"domains[{number}]" for number, domain in reversed([*enumerate(root.domains)])}
+    if root.docker_mailserver is None:
+        lists = _parts(document, root)
+    else:
+        for at, written in ((("aliases", "tables"), root.aliases.tables), (("accounts", "file"), root.accounts.file)):
+            if written:
+                text = "the folder named by docker_mailserver.config has accounts and aliases. Remove one of the two."
+                document.wrong(at, text)
+        lists = _folder(document, root.docker_mailserver.config, hostname)
+    return replace(lists, local_domains={**lists.local_domains, **here})
+
+
+def _folder(document: Document, written: str, hostname: Domain) -> Lists:
+    at: Location = ("docker_mailserver", "config")
+    folder = document.path(at, written)
+    lists = None
+    try:
+        if not folder.is_dir():
+            document.wrong(at, f"no such folder. A relative path starts at {document.start(at)}.")
+        elif (lists := read_folder(folder, hostname)) is None:
+            text = "holds neither postfix-accounts.cf nor postfix-virtual.cf. Name the folder that docker-mailserver "
+            document.wrong(at, text + "has as /tmp/docker-mailserver.")
+    except OSError as error:
+        document.wrong(at, f"{error.filename} cannot be read: {(error.strerror or 'error').lower()}. Mend that file.")
+    return lists or Lists({}, (), {}, ())
+
+
+def _parts(document: Document, root: Root) -> Lists:
+    mailboxes: Mapping[str, Mailbox] = {}
+    warnings: tuple[str, ...] = ()
+    if root.accounts.file is not None:
+        octets = document.content(("accounts", "file"), root.accounts.file)
+        mailboxes, warnings = accounts(Path(root.accounts.file).name, octets)
+    local = dict(domains(mailboxes))
+    tables: list[Table] = []
+    for number, (kind, written) in enumerate(root.aliases.tables):
+        octets = document.content(("aliases", "tables", number), written)
+        shown = Path(written).name
+        if kind == "pcre":
+            patterns, more = pcre_table(shown, octets)
+            tables.append(patterns)
+        else:
+            text, more = text_table(shown, octets)
+            tables.append(text)
+            local = {**key_domains(text), **local}
+        warnings += more
+    return Lists(mailboxes, tuple(tables), local, warnings)
+
+
+def _resolver(document: Document, root: Root) -> Resolver:
+    table = root.resolver
+    at: Location = ("resolver", "hosts_file")
+    asked = Source.HOSTS in table.order and "hosts_file" in table.model_fields_set
+    path = document.file(at, table.hosts_file) if asked else document.path(at, table.hosts_file)
+    return Resolver(**{**dict(table), "hosts_file": str(path)})
+
+
+def _arc(document: Document, root: Root, local_domains: Mapping[str, str]) -> Arc:
+    keys = {}
+    for domain, table in root.arc.keys.items():
+        file = document.file(("arc", "keys", domain.text, "file"), table.file)
+        keys[domain.key] = ArcKey(domain, table.selector, str(file))
+    sign = root.arc.sign or Sign(SignBy.RECIPIENT if keys else SignBy.OFF)
+    match sign.by:
+        case SignBy.OFF:
+            pass
+        case _ if not keys:
+            text = 'there is no key to seal with. Add [arc.keys."example.org"] with selector and file.'
+            document.wrong(("arc", "sign"), text)
+        case SignBy.RECIPIENT | SignBy.SENDER:
+            for domain_key, rule in local_domains.items():
+                if domain_key not in keys and rule != "hostname":
+                    text = (
+                        f"missing, though {domain_key} is a local domain ({rule}) and its mail is sealed with its key. "
+                        f'Add selector and file, or seal all with one key: [arc] sign = "{next(iter(keys))}".'
+                    )
+                    document.wrong(("arc", "keys", domain_key), text)
+        case SignBy.DOMAIN:
+            if sign.domain is not None and sign.domain.key not in keys:
+                text = f'there is no key for it. Add [arc.keys."{sign.domain}"] with selector and file.'
+                document.wrong(("arc", "sign"), text)
+        case _:
+            assert_never(sign.by)
+    return Arc(sign.by, sign.domain, keys)

@@ -39,7 +39,7 @@ from smtproute.core.settings import (
     Trace,
 )
 
-__all__ = ["Bind", "IpLiteral", "Root", "Sign", "TableFile", "Target", "close", "known_keys"]
+__all__ = ["IpLiteral", "ListenerTable", "Root", "Sign", "TargetTable", "close", "known_keys"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -337,6 +337,7 @@ class Table(BaseModel):
 
 
 Many = Annotated[tuple[T, ...], Field(strict=False)]
+Some = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]
 Text = Annotated[str, PlainValidator(_text)]
 Path = Annotated[str, PlainValidator(_path)]
 Name = Annotated[str, PlainValidator(_name)]
@@ -354,12 +355,12 @@ _LIMITS = Limits()
 _TRACE = Trace()
 
 
-class Target(Table):
+class TargetTable(Table):
     mode: Annotated[Mode, PlainValidator(_choice(Mode))] | None = None
     endpoint: Text | None = None
 
 
-class RouteTable(Target):
+class RouteTable(TargetTable):
     match: Annotated[Match, PlainValidator(_match)]
     seal: bool = True
 
@@ -402,8 +403,8 @@ class EndpointTable(Table):
 
 
 class ResolverTable(Table):
-    order: Many[Annotated[Source, PlainValidator(_choice(Source))]] = _RESOLVER.order
-    static: dict[Annotated[str, PlainValidator(_host)], Many[Annotated[str, PlainValidator(_static_ip)]]] = {}
+    order: Some[Annotated[Source, PlainValidator(_choice(Source))]] = _RESOLVER.order
+    static: dict[Annotated[str, PlainValidator(_host)], Some[Annotated[str, PlainValidator(_static_ip)]]] = {}
     hosts_file: Path = _RESOLVER.hosts_file
     servers: Many[Annotated[str, PlainValidator(_nameserver)]] = _RESOLVER.servers
 
@@ -419,7 +420,7 @@ class ArcTable(Table):
 
 
 class QueueTable(Table):
-    retry: Many[Pause] = _QUEUE.retry
+    retry: Some[Pause] = _QUEUE.retry
     lifetime: Duration = _QUEUE.lifetime
     max_size: Size = _QUEUE.max_size
 
@@ -451,7 +452,7 @@ class Root(Table):
     hostname: Annotated[Domain, PlainValidator(_hostname)] | None = None
     state: Path | None = None
     domains: Many[Annotated[Domain, PlainValidator(_domain)]] = ()
-    default: Target = Target(mode=Mode.CAPTURE)
+    default: TargetTable = TargetTable(mode=Mode.CAPTURE)
     docker_mailserver: DockerMailserverTable | None = None
     accounts: AccountsTable = AccountsTable()
     aliases: AliasesTable = AliasesTable()
@@ -470,7 +471,7 @@ def known_keys(location: tuple[str | int, ...]) -> tuple[str, ...]:
     """The keys that the table at `location` may have."""
     at: Any = Root
     for part in location:
-        if isinstance(at, type):
+        if isinstance(at, type) and issubclass(at, Table):
             at = at.model_fields[str(part)].annotation  # a table, a table or None, or a list or dict of tables
             at = get_args(at)[0] if isinstance(at, UnionType) else at
         else:

@@ -54,7 +54,8 @@ class LookupFault(Exception):
 
 def compile_pattern(pattern: str, options: int = 0) -> pcre2.Pattern:
     """A PCRE2 pattern with our match limit (without JIT, which hardened systems forbid). Raises PatternError."""
-    return pcre2.compile(f"(*LIMIT_MATCH={MATCH_LIMIT})".encode() + pattern.encode(), options, jit=False)
+    octets = pattern.encode("utf-8", "surrogateescape")
+    return pcre2.compile(f"(*LIMIT_MATCH={MATCH_LIMIT})".encode() + octets, options, jit=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,9 @@ def _search(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit
                 piece if isinstance(piece, str) else (groups[piece - 1] or b"").decode("utf-8", "surrogateescape")
                 for piece in rule.result
             )
+            if not value:
+                steps.append(Step(name, tried, Tried.SKIPPED, f"{rule.condition.text}: the result is empty"))
+                raise LookupFault(f"{name}: the result is empty")  # as Postfix maps_find(3)
             steps.append(Step(name, tried, Tried.MATCHED, f"{rule.condition.text}: alias to {value}"))
             return _Hit(name, key, value, "")
     if not table.rules:

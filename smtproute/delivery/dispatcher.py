@@ -171,6 +171,7 @@ class Dispatcher:
         """Sorts deliveries into jobs: one for each message, lane, sealing domain and, by its MX, domain."""
         settings = self._snapshot().settings
         jobs: dict[tuple[str, ...], tuple[str, int, _Job]] = {}
+        key: tuple[str, ...]
         for entry in entries:
             delivery = entry.delivery
             match delivery.kind:

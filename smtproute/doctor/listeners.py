@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from smtproute.core.snapshot import Snapshot
 from smtproute.doctor.finding import Finding, Severity
-from smtproute.smtp.listener import TlsFault, tls_context
+from smtproute.smtp.listener import ListenerFailed, server_context
 
 __all__ = ["examine"]
 
@@ -15,6 +15,6 @@ def examine(snapshot: Snapshot) -> Iterator[Finding]:
     """Certificates and keys that do not load, or do not belong together."""
     for name, listener in snapshot.settings.listeners.items():
         try:
-            tls_context(listener)
-        except TlsFault as fault:
+            server_context(listener)
+        except ListenerFailed as fault:
             yield Finding(Severity.ERROR, f"listener.{name}", str(fault))

@@ -25,7 +25,7 @@ from smtproute.mailauth.results import resinfo
 from smtproute.mailauth.sets import MAX_SIGNATURE, Header, seal_digest, survey
 from smtproute.mailauth.validation import Records, Unavailable, key_names, message_digest, validate
 
-__all__ = ["Chain", "ChainStatus", "SealFault", "Txt", "TxtUnavailable", "evaluate", "seal", "verdict"]
+__all__ = ["Chain", "ChainStatus", "SealFault", "Txt", "TxtUnavailable", "evaluate", "recall", "seal", "verdict"]
 
 SIGNED = (
     "from",
@@ -140,6 +140,15 @@ async def _look_up(names: Iterable[str], txt: Txt, budget: float) -> Records:
 def verdict(chain: Chain) -> Verdict:
     """The chain as one result of Authentication-Results (RFC 8617 10.1)."""
     return Verdict("arc", chain.status.value, reason=chain.reason)
+
+
+def recall(message: bytes, verdicts: Sequence[Verdict]) -> Chain:
+    """The Chain that was judged at the door, from the verdicts that were kept and the message. CPU bound."""
+    kept = next((each for each in verdicts if each.method == "arc"), None)
+    found = survey(message)
+    if kept is None or not found.present:
+        return Chain(ChainStatus.NONE)
+    return Chain(ChainStatus(kept.result), found.highest, kept.reason, found.sealable)
 
 
 def seal(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.message import Span, header_end
-from smtproute.core.verdict import Verdict, results
+from smtproute.core.verdict import Verdict
 from smtproute.mailauth.canonical import folded
 
 __all__ = ["field", "forged", "resinfo"]
@@ -15,7 +15,7 @@ __all__ = ["field", "forged", "resinfo"]
 _NAME = b"authentication-results"
 _REST = re.compile(rb"[ \t]*:((?:[^\n]*\n[ \t])*[^\n]*(?:\n|\Z))")
 _OUTSIDE = re.compile(
-    r'(?P<space>\s+)|(?P<open>\()|(?P<end>;)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s(;"\\]+|\\.)', re.S
+    r'(?P<space>\s+)|(?P<open>\()|(?P<end>;)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s(;"\\]+|\\[^\r\n])', re.S
 )
 _COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>[^()\\]+|\\.)", re.S)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.S)
@@ -23,7 +23,7 @@ _READ_FIELDS = 100
 _READ_OCTETS = 4096
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
-_PVALUE = re.compile(rf"(?:(?:{_TOKEN})?@)?{_TOKEN}")
+_PVALUE = re.compile(rf'(?:(?:{_TOKEN}|"(?:[^"\\]|\\.)*")?@)?{_TOKEN}')
 _NO_KEYWORD = re.compile(r"[^A-Za-z0-9._/-]")
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _COMMENT_MARKS = str.maketrans("()\\", "[]/")
@@ -68,7 +68,8 @@ def resinfo(authserv_id: str, verdicts: Sequence[Verdict]) -> list[str]:
 
     Whatever the texts hold, the parts are printable ASCII and keep to the grammar of RFC 8601 2.2.
     """
-    *parts, last = results(_pvalue(authserv_id), [_safe(verdict) for verdict in verdicts]).split("; ")
+    named = _pvalue(authserv_id)
+    *parts, last = [named, *(str(_safe(verdict)) for verdict in verdicts)] if verdicts else [named, "none"]
     return [f"{part};" for part in parts] + [last]
 
 

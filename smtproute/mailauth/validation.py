@@ -45,9 +45,11 @@ Records = Mapping[str, bytes | Unavailable | None]
 def key_name(tags: Mapping[bytes, bytes]) -> str | None:
     """The name of the record with the key of a signature (RFC 6376 3.6.2.1), as A-labels; None where it has none."""
     try:
-        return Domain.parse(f"{tags[b's'].decode()}._domainkey.{tags[b'd'].decode()}").key
+        selector, domain = (Domain.parse(tags[tag].decode()) for tag in (b"s", b"d"))
     except (KeyError, UnicodeDecodeError, AddressError):
         return None
+    name = f"{selector.key}._domainkey.{domain.key}"
+    return None if selector.literal or domain.literal or len(name) > 253 else name
 
 
 def key_names(found: Survey) -> frozenset[str]:

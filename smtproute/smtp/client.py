@@ -279,14 +279,14 @@ class _Channel(asyncio.Protocol):
         self.note(f"TLS started: {self.tls}")
 
     async def close(self, seconds: float) -> None:
-        """Closes, and waits until it is closed."""
+        """Closes, TLS with its close_notify, and waits until it is closed. Raises _Broken."""
         self._transport.close()
         try:
             async with asyncio.timeout(seconds):
                 while not self.lost:
                     await self._change()
         except TimeoutError:
-            self.fail("not closed in time")
+            raise _Broken("not closed in time") from None
 
     async def _change(self) -> None:
         """Until something was received, the send buffer has room again, or the connection is lost."""
@@ -467,14 +467,15 @@ class Connection:
         return Dialogue(answers, tuple(channel.transcript), channel.tls, channel.idle, self._downgrade)
 
     async def quit(self) -> None:
-        """QUIT, and the connection is closed."""
-        if not self._channel.lost:
+        """QUIT, and the connection is closed, answered or not."""
+        try:
             self._channel.say("QUIT")
-            try:
-                await self._channel.reply(self._timeouts.quit)
-            except _Broken as broken:
-                self._channel.fail(broken.detail)
+            await self._channel.reply(self._timeouts.quit)
             await self._channel.close(self._timeouts.quit)
+        except _Broken:
+            pass
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Closes at once, in the middle of whatever it is."""

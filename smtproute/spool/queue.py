@@ -15,6 +15,7 @@ from smtproute.core.plan import Delivery
 from smtproute.core.verdict import Verdict
 
 __all__ = [
+    "LARGEST_ROW",
     "Accepted",
     "Change",
     "Changed",
@@ -23,11 +24,16 @@ __all__ = [
     "Page",
     "Settlement",
     "Spool",
+    "SpoolBusy",
     "SpoolFailed",
     "SpoolFull",
+    "SpoolVersion",
     "Staged",
     "State",
 ]
+
+LARGEST_ROW = 256 * 1024
+"""Octets; a larger content is staged, so that its way to disk does not hold up the commits of others."""
 
 
 class State(StrEnum):
@@ -149,6 +155,14 @@ class SpoolFull(SpoolFailed):
     """No room on disk, or `queue.max_size` reached: 452 4.3.1."""
 
 
+class SpoolBusy(SpoolFailed):
+    """Another relay has the folder; raised when a spool is opened."""
+
+
+class SpoolVersion(SpoolFailed):
+    """The folder was written by another version of the program; raised when a spool is opened."""
+
+
 class Spool(Protocol):
     """`accept`, `claim`, `settle` are the relay's; `change` is the operator's; `read` anybody's."""
 
@@ -161,7 +175,10 @@ class Spool(Protocol):
         ...
 
     async def claim(self, now: float, limit: int) -> tuple[Sequence[Entry], float | None]:
-        """Up to `limit` due deliveries, now the caller's until it settles them, and when the next one is due."""
+        """Up to `limit` due deliveries, now the caller's until it settles them, and when the next one is due.
+
+        Raises SpoolFailed.
+        """
         ...
 
     async def wait(self) -> None:
@@ -178,15 +195,23 @@ class Spool(Protocol):
         """Records outcomes, their events, and the DSNs that they cause, all in one commit.
 
         An operator's change made while the attempt ran stands, unless the message was delivered meanwhile.
+        Raises SpoolFailed, SpoolFull; then nothing is recorded, and the deliveries are still the caller's.
         """
         ...
 
     async def change(self, change: Change, messages: Sequence[str] | None, at: float) -> Sequence[Changed]:
-        """Applies to the unfinished deliveries of these messages (None: of all), in one transaction."""
+        """Applies to the unfinished deliveries of these messages (None: of all), in one transaction.
+
+        RETRY makes queued ones due at `at`, HOLD holds them, RELEASE makes held ones due, REMOVE takes both out.
+        What it does not apply to, or nobody knows, is not in the answer. Raises SpoolFailed.
+        """
         ...
 
     async def read(self, cursor: str = "", limit: int = 100, unfinished: bool = True, captured: bool = False) -> Page:
-        """One page of deliveries."""
+        """One page of deliveries: the unfinished, the captured whose message is kept, both, or (neither) all.
+
+        Raises SpoolFailed.
+        """
         ...
 
     async def entries(self, message_id: str) -> Sequence[Entry]:

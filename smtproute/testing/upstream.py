@@ -210,7 +210,7 @@ class Upstream:
         self._server.close()
         for task in self._serving:
             task.cancel()
-        await self._group.__aexit__(kind, error, traceback)
+        await self._group.__aexit__(None, None, None)  # what was raised inside leaves as it is, in no group
 
     async def wait(self, messages: int, seconds: float = 30.0) -> list[Received]:
         """The first so many messages, once they are there. Raises TimeoutError."""
@@ -226,13 +226,12 @@ class Upstream:
         await self._until(lambda: any(command in session.commands() for session in self.sessions), seconds)
         return next(session for session in self.sessions if command in session.commands())
 
-    def rule(self, verb: Verb, argument: str, octets: int = 0) -> Rule | None:
-        """The rule that acts now, and so counts; `octets` of content have come where it is not yet complete."""
+    def rule(self, verb: Verb, argument: str, so_far: int | None = None) -> Rule | None:
+        """The rule that acts now, and so counts. `so_far`: octets of a content that is not yet complete."""
         for counted in self._script:
             rule = counted.rule
-            if rule.verb is not verb or counted.left == 0 or (rule.after > 0) != (octets > 0) or rule.after > octets:
-                continue
-            if re.search(rule.match, argument, re.IGNORECASE):
+            due = rule.after == 0 if so_far is None else 0 < rule.after <= so_far
+            if rule.verb is verb and due and counted.left != 0 and re.search(rule.match, argument, re.IGNORECASE):
                 if counted.left is not None:
                     counted.left -= 1
                 return rule
@@ -342,16 +341,16 @@ class _Dialogue:
         self._note(self._received, line.removesuffix(b"\r\n").decode("utf-8", "backslashreplace"))
         text = line.decode("utf-8", "replace")
         if not text.endswith("\r\n"):
-            await self._say("500 5.5.2 End lines with CRLF")
+            self._say("500 5.5.2 End lines with CRLF")
             return
         word, _, argument = text[:-2].partition(" ")
         try:
             verb = Verb(word.upper())
         except ValueError:
-            await self._say(f"500 5.5.2 There is no command {word}")
+            self._say(f"500 5.5.2 There is no command {word}")
             return
         if self._peer.buffer and (verb in _LAST or "PIPELINING" not in self._offered):
-            await self._say("503 5.5.0 Improper use of pipelining")
+            self._say("503 5.5.0 Improper use of pipelining")
             raise _Closed
         match verb:
             case Verb.EHLO | Verb.HELO:
@@ -373,7 +372,7 @@ class _Dialogue:
                 await self._answer(verb, argument, "221 2.0.0 Bye")
                 raise _Closed
             case Verb.CONNECT | Verb.CONTENT:
-                await self._say(f"500 5.5.2 There is no command {word}")
+                self._say(f"500 5.5.2 There is no command {word}")
             case _:
                 assert_never(verb)
 
@@ -391,7 +390,7 @@ class _Dialogue:
     async def _starttls(self) -> None:
         context = self._upstream.tls
         if context is None or self._session.tls:
-            await self._say("503 5.5.1 There is no TLS to start")
+            self._say("503 5.5.1 There is no TLS to start")
             return
         if not await self._answer(Verb.STARTTLS, "", "220 2.0.0 Go ahead"):
             return
@@ -446,7 +445,8 @@ class _Dialogue:
             keyword = {"BODY": "8BITMIME"}.get(name, name)
             if keyword not in self._offered or keyword not in ("SIZE", "8BITMIME", "SMTPUTF8"):
                 return f"555 5.5.4 {name} is not offered"
-            if name == "SIZE" and 0 < int(self._offered["SIZE"] or 0) < int(value):
+            limit = self._offered[keyword]
+            if name == "SIZE" and limit.isdecimal() and 0 < int(limit) < int(value):
                 return "552 5.3.4 Too large"
         if not path.isascii() and "SMTPUTF8" not in parameters:
             return "553 5.6.7 SMTPUTF8 was not declared"
@@ -486,7 +486,7 @@ class _Dialogue:
         rule = self._upstream.rule(Verb.CONTENT, content.decode("latin-1"))
         replies = [action for action in rule.actions if isinstance(action, str)] if rule else []
         standard = "250 2.0.0 Taken" if self._rcpts else "554 5.5.1 No valid recipients"
-        if self._mail is not None and (replies or [standard])[-1].startswith("2"):
+        if self._mail is not None and (replies or [standard])[0].startswith("2"):
             received = Received(
                 self._session.number,
                 self._session.helo,
@@ -502,11 +502,14 @@ class _Dialogue:
             if self._upstream.on_message is not None:
                 await self._upstream.on_message(received)
         if not await self._act(rule):
-            await self._say(self._standard(standard))
+            self._say(self._standard(standard))
 
     async def _answer(self, verb: Verb, argument: str, standard: str) -> str:
-        """Acts by the rule for this verb, else answers as is standard; the last reply if it was positive, else ""."""
-        said = await self._act(self._upstream.rule(verb, argument)) or await self._say(self._standard(standard))
+        """Acts by the rule for this verb, else answers as is standard; the reply if it was positive, else ""."""
+        said = await self._act(self._upstream.rule(verb, argument))
+        if not said:
+            said = _lines(self._standard(standard))
+            self._say(self._standard(standard))
         return said if said[:1] in ("2", "3") else ""
 
     def _standard(self, reply: str) -> str:
@@ -516,14 +519,15 @@ class _Dialogue:
         return re.sub(r"^(\d{3} )\d\.\d\.\d ", r"\1", reply)
 
     async def _act(self, rule: Rule | None) -> str:
-        """The last reply that a rule gave, "" where it gave none. Raises _Closed."""
+        """The first reply that a rule gave, "" where it gave none. Raises _Closed."""
         said = ""
         for action in rule.actions if rule is not None else ():
             match action:
                 case str():
-                    said = await self._say(action)
+                    said = said or _lines(action)
+                    self._say(action)
                 case Raw():
-                    said = action.octets.decode("utf-8", "backslashreplace")
+                    said = said or action.octets.decode("utf-8", "backslashreplace")
                     self._send(action.octets)
                 case Drop():
                     raise _Closed
@@ -544,15 +548,11 @@ class _Dialogue:
                     assert_never(action)
         return said
 
-    async def _say(self, reply: str) -> str:
-        """Sends a reply; after a 421 the connection is over. The octets sent, as text."""
-        code, lines = reply[:3], reply[4:].split("\n")
-        last = len(lines) - 1
-        said = "".join(f"{code}{' ' if number == last else '-'}{line}\r\n" for number, line in enumerate(lines))
-        self._send(said.encode())
-        if code == "421":
+    def _say(self, reply: str) -> None:
+        """Sends a reply; after a 421 the connection is over."""
+        self._send(_lines(reply).encode())
+        if reply.startswith("421"):
             raise _Closed
-        return said
 
     def _send(self, octets: bytes) -> None:
         for line in octets.decode("utf-8", "backslashreplace").splitlines():
@@ -578,3 +578,10 @@ class _Dialogue:
     def _peername(self) -> str:
         ip, port, *_ = self._peer.transport.get_extra_info("peername")
         return f"{ip}:{port}"
+
+
+def _lines(reply: str) -> str:
+    """A reply as it goes over the wire."""
+    code, lines = reply[:3], reply[4:].split("\n")
+    last = len(lines) - 1
+    return "".join(f"{code}{' ' if number == last else '-'}{line}\r\n" for number, line in enumerate(lines))

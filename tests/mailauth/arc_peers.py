@@ -28,11 +28,14 @@ FOUND = [
 
 
 @lru_cache
-def private(bits: int = 2048) -> rsa.RSAPrivateKey:
+def _made(bits: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
-@lru_cache
+def private(bits: int = 2048) -> rsa.RSAPrivateKey:
+    return _made(bits)
+
+
 def signing_key(domain: str = "example.org", bits: int = 2048) -> SigningKey:
     return SigningKey(domain, "mail", private(bits))
 

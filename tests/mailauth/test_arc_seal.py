@@ -121,9 +121,9 @@ _value = st.lists(_line, min_size=1, max_size=3).map(
 _header = st.lists(st.tuples(_name, _value), min_size=1, max_size=8).map(
     lambda pairs: b"".join(name + b":" + value for name, value in pairs)
 )
-_body = st.lists(st.sampled_from([b" ", b"\t", b"  ", b"\r\n", b"a", b"bc", b".", b"\xc3\xbc", b"\xff"]), max_size=40).map(
-    b"".join
-)
+_body = st.lists(
+    st.sampled_from([b" ", b"\t", b"  ", b"\r\n", b"a", b"bc", b".", b"\xc3\xbc", b"\xff"]), max_size=40
+).map(b"".join)
 
 
 @given(_header, _body)
@@ -171,7 +171,9 @@ def test_a_message_without_from_is_sealed_and_one_put_in_later_fails() -> None:
     assert judged(b"From: eve@evil.example\r\n" + once).status is arc.ChainStatus.FAIL
 
 
-@pytest.mark.parametrize("raw", [b"", b"\r\n", b"\r\ntext\r\n", b"Subject: x\r\n", b"Subject: x\r\n\r\n", b"Subject: x"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"\r\n", b"\r\ntext\r\n", b"Subject: x\r\n", b"Subject: x\r\n\r\n", b"Subject: x"]
+)
 def test_the_smallest_messages(raw: bytes) -> None:
     assert judged(sealed(raw, NONE)).status is arc.ChainStatus.PASS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -18,14 +18,13 @@ from smtproute.core.outcome import Answer, Judgement, Stage, judge
 from smtproute.core.reply import Reply
 from smtproute.core.settings import EndpointTls, Server
 from smtproute.core.transcript import Arrow
-from smtproute.smtp.client import Connection, Dialogue, Gone, Mail, Timeouts, Unreachable
+from smtproute.smtp.client import TIMEOUTS, Connection, Dialogue, Gone, Mail, Timeouts, Unreachable
 from smtproute.testing.upstream import EXTENSIONS, Drop, Hang, Raw, Reset, Rule, Upstream, Wait, on
 from smtproute.world import World
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
 BARE = tuple(keyword for keyword in EXTENSIONS if keyword != "PIPELINING")
 TAKEN = Answer(Stage.CONTENT, Reply(250, "2.0.0", "Taken"))
-QUICK = Timeouts(*(0.05,) * 10)
 
 A = Address.parse
 
@@ -34,7 +33,7 @@ def mail(*recipients: str, **more: bool) -> Mail:
     return Mail(A("sender@here.test"), tuple(A(recipient) for recipient in recipients or ("a@there.test",)), **more)
 
 
-async def connect(upstream: Upstream, timeouts: Timeouts = Timeouts()) -> Connection:
+async def connect(upstream: Upstream, timeouts: Timeouts = TIMEOUTS) -> Connection:
     return await Connection.open(
         Server("mx.test", upstream.port),
         "127.0.0.1",
@@ -48,7 +47,7 @@ async def connect(upstream: Upstream, timeouts: Timeouts = Timeouts()) -> Connec
 
 @asynccontextmanager
 async def connected(
-    *script: Rule, extensions: Sequence[str] = EXTENSIONS, timeouts: Timeouts = Timeouts()
+    *script: Rule, extensions: Sequence[str] = EXTENSIONS, timeouts: Timeouts = TIMEOUTS
 ) -> AsyncIterator[tuple[Connection, Upstream]]:
     async with Upstream(script, extensions=extensions) as upstream:
         connection = await connect(upstream, timeouts)
@@ -58,7 +57,7 @@ async def connected(
             connection.abort()
 
 
-async def unreachable(*script: Rule, timeouts: Timeouts = Timeouts()) -> Unreachable:
+async def unreachable(*script: Rule, timeouts: Timeouts = TIMEOUTS) -> Unreachable:
     async with Upstream(script) as upstream:
         with pytest.raises(Unreachable) as raised:
             await connect(upstream, timeouts)
@@ -315,7 +314,7 @@ async def test_nonsense_for_a_reply(verb: str, stage: Stage, octets: bytes, exte
 @pipelined_or_not
 @at_each_stage
 async def test_a_silent_server(verb: str, stage: Stage, extensions: Sequence[str]) -> None:
-    short = replace(Timeouts(), **{str(stage): 0.05})
+    short = replace(TIMEOUTS, **{str(stage): 0.05})
     async with connected(on(verb, Hang()), extensions=extensions, timeouts=short) as (connection, _):
         dialogue = await connection.send(mail(), CONTENT)
     assert dialogue.answers == (Answer(stage, None, "no answer within 0.05 s"),)
@@ -324,12 +323,12 @@ async def test_a_silent_server(verb: str, stage: Stage, extensions: Sequence[str
 
 async def test_a_slow_server_is_waited_for() -> None:
     go = asyncio.Event()
-    async with connected(on("CONTENT", Wait(go), "250 2.0.0 At last")) as (connection, upstream):
-        async with asyncio.TaskGroup() as group:
-            sending = group.create_task(connection.send(mail(), CONTENT))
-            await upstream.wait(1)
-            assert not sending.done()
-            go.set()
+    script = on("CONTENT", Wait(go), "250 2.0.0 At last")
+    async with connected(script) as (connection, upstream), asyncio.TaskGroup() as group:
+        sending = group.create_task(connection.send(mail(), CONTENT))
+        await upstream.wait(1)
+        assert not sending.done()
+        go.set()
     assert sending.result().answers == (Answer(Stage.CONTENT, Reply(250, "2.0.0", "At last")),)
 
 
@@ -439,10 +438,58 @@ async def test_a_refusal_of_large_content_ends_the_connection_since_it_may_have_
     assert not dialogue.usable
 
 
-def _blocking_server(listening: socket.socket) -> None:
+@contextmanager
+def serving(server: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A thread that serves one connection after another by blocking calls; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def run() -> None:
+            with suppress(OSError):
+                while True:
+                    talker, _ = listening.accept()
+                    with talker:
+                        server(talker)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+async def send_to(port: int, envelope: Mail, content: bytes) -> Dialogue:
+    connection = await Connection.open(
+        Server("mx.test", port), "127.0.0.1", tls=EndpointTls.NEVER, context=None, helo="relay.test", world=World()
+    )
+    dialogue = await connection.send(envelope, content)
+    connection.abort()
+    await asyncio.sleep(0)
+    return dialogue
+
+
+def refuses_in_the_middle(talker: socket.socket) -> None:
+    """Refuses the content after 100 KB and closes with the rest unread, so that a TCP reset follows the reply."""
+    with talker.makefile("rb") as lines:
+        talker.sendall(b"220 hasty.test\r\n")
+        for reply in (b"250 hasty.test", b"250 ok", b"250 ok", b"354 go"):
+            lines.readline()
+            talker.sendall(reply + b"\r\n")
+        lines.read(100_000)
+        talker.sendall(b"552 5.3.4 Too big\r\n")
+
+
+async def test_an_early_552_is_heard_though_a_reset_follows_it() -> None:
+    with serving(refuses_in_the_middle) as port:
+        answers = [(await send_to(port, mail(), LARGE)).answers for _ in range(20)]
+    assert answers == [(Answer(Stage.CONTENT, Reply(552, "5.3.4", "Too big")),)] * 20
+
+
+def blocks(talker: socket.socket) -> None:
     """Answers each command with 3 KB before it reads the next one: it blocks as soon as nobody reads."""
-    talker, _ = listening.accept()
-    with talker, talker.makefile("rb") as lines:
+    with talker.makefile("rb") as lines:
         talker.sendall(b"220 blocking.test\r\n")
         for line in lines:
             if line.startswith(b"EHLO"):
@@ -456,21 +503,8 @@ def _blocking_server(listening: socket.socket) -> None:
 
 
 async def test_many_recipients_do_not_block_a_server_that_writes_before_it_reads() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        thread = threading.Thread(target=_blocking_server, args=(listening,), daemon=True)
-        thread.start()
-        connection = await Connection.open(
-            Server("mx.test", listening.getsockname()[1]),
-            "127.0.0.1",
-            tls=EndpointTls.NEVER,
-            context=None,
-            helo="relay.test",
-            world=World(),
-        )
-        dialogue = await connection.send(mail(*(f"{n}-{'long' * 15}@there.test" for n in range(3000))), CONTENT)
-        connection.abort()
-        thread.join(10)
+    with serving(blocks) as port:
+        dialogue = await send_to(port, mail(*(f"{n}-{'long' * 15}@there.test" for n in range(3000))), CONTENT)
     assert dialogue.answers == (Answer(Stage.CONTENT, Reply(250, "", "taken")),) * 3000
 
 
@@ -576,7 +610,7 @@ async def test_unreachable(script: tuple[Rule, ...], stage: Stage, reply: Reply 
 
 @pytest.mark.parametrize(("verb", "stage"), [("CONNECT", Stage.GREETING), ("EHLO", Stage.EHLO)])
 async def test_a_server_silent_from_the_start(verb: str, stage: Stage) -> None:
-    error = await unreachable(on(verb, Hang()), timeouts=replace(Timeouts(), **{str(stage): 0.05}))
+    error = await unreachable(on(verb, Hang()), timeouts=replace(TIMEOUTS, **{str(stage): 0.05}))
     assert error.answer == Answer(stage, None, "no answer within 0.05 s")
 
 

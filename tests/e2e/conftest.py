@@ -1,0 +1,137 @@
+"""A lab: a folder, a name server, upstreams, and relays with a configuration written in the test."""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import dns.message
+import dns.rdatatype
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from smtproute.app import Relay
+from smtproute.core.address import Address, Domain
+from smtproute.core.event import Event
+from smtproute.core.settings import ArcKey, EndpointTls, Server
+from smtproute.mailauth.keys import load as load_key
+from smtproute.mailauth.keys import record
+from smtproute.smtp.client import Connection, Dialogue, Mail
+from smtproute.testing.relay import Journal, running
+from smtproute.testing.upstream import Rule, Upstream
+from smtproute.testing.zone import Zone
+from smtproute.world import World
+
+LETTER = (
+    b"From: Friend <friend@else.example>\r\nTo: name@example.org\r\nSubject: Hello\r\n"
+    b"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@else.example>\r\n\r\nHello.\r\n"
+)
+SENDER = "friend@else.example"
+
+
+class Lab:
+    """What a test needs around a relay; everything ends with the test."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack, zone: Zone) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.zone = zone
+        self.journal = Journal()
+        self.world: World = World()
+
+    async def upstream(self, host: str, script: Sequence[Rule] = (), **options) -> Upstream:
+        """An upstream server that `host` resolves to."""
+        made = await self.stack.enter_async_context(Upstream(script, **options))
+        self.zone.set(host, "A", [made.host])
+        return made
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def config(self, text: str) -> Path:
+        """Writes the configuration: the test's part, with a state folder and the lab's name server."""
+        head = f'state = "{self.folder}/state"\nhostname = "mail.example.org"\n'
+        tail = f'\n[resolver]\nservers = ["{self.zone.address}"]\n'
+        return self.write("smtproute.toml", head + textwrap.dedent(text) + tail)
+
+    def key(self, domain: str = "example.org", selector: str = "mail") -> str:
+        """A signing key in the lab's folder and in its DNS; returns the file's name."""
+        private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        file = self.folder / f"{selector}-{domain}.pem"
+        file.write_bytes(
+            private.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        file.chmod(0o600)
+        loaded = load_key(ArcKey(Domain.parse(domain), selector, str(file)))
+        self.zone.set(f"{selector}._domainkey.{domain}", "TXT", [record(loaded)])
+        return file.name
+
+    @asynccontextmanager
+    async def relay(self, file: Path) -> AsyncIterator[Relay]:
+        async with running(str(file), {}, emit=self.journal, world=self.world) as relay:
+            yield relay
+
+    async def started(self, text: str) -> Relay:
+        """A relay with this configuration, until the test ends."""
+        return await self.stack.enter_async_context(self.relay(self.config(text)))
+
+    async def send(
+        self,
+        relay: Relay,
+        *recipients: str,
+        content: bytes = LETTER,
+        sender: str | None = SENDER,
+        listener: str | None = None,
+    ) -> Dialogue:
+        """One transaction by our own client."""
+        host, port = relay.addresses[listener or next(iter(relay.addresses))]
+        connection = await Connection.open(
+            Server(host, port), host, tls=EndpointTls.NEVER, context=None, helo="client.example", world=World()
+        )
+        mail = Mail(Address.parse(sender) if sender else None, tuple(Address.parse(each) for each in recipients))
+        dialogue = await connection.send(mail, content)
+        await connection.quit()
+        return dialogue
+
+    async def accepted(self, relay: Relay, *recipients: str, **options) -> str:
+        """Sends, and returns the queue id."""
+        dialogue = await self.send(relay, *recipients, **options)
+        reply = dialogue.answers[0].reply
+        assert reply is not None and reply.code == 250, dialogue.transcript
+        return reply.text.rsplit(" ", 1)[-1]
+
+    async def delivered(self, relay: Relay, *recipients: str, **options) -> str:
+        """Sends, waits until nothing more is to be done, and returns the queue id."""
+        message = await self.accepted(relay, *recipients, **options)
+        await self.journal.finished(message, len(await relay.spool.entries(message)))
+        return message
+
+    async def trace(self, relay: Relay, message: str) -> list[Event]:
+        return [event for _, event in await relay.spool.events(message)]
+
+    def mailbox(self, address: str) -> list[bytes]:
+        """The messages in a mailbox, as they stand on disk, oldest first."""
+        local, domain = address.split("@")
+        folder = self.folder / "state" / "mail" / domain / local / "new"
+        return [file.read_bytes() for file in sorted(folder.glob("*"))]
+
+    def txt(self, name: bytes, timeout: int = 5) -> bytes | None:
+        """A look-up for dkimpy, in the lab's zone."""
+        answer = self.zone.answer(dns.message.make_query(name.decode(), dns.rdatatype.TXT))
+        return next((b"".join(each.strings) for rrset in answer.answer for each in rrset), None) if answer else None
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        zone = await stack.enter_async_context(Zone({}))
+        yield Lab(tmp_path, stack, zone)

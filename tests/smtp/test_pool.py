@@ -1,0 +1,316 @@
+"""The pool: which connections are kept, how many there are, and what becomes of dead ones."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trustme
+
+from smtproute.core.address import Address
+from smtproute.core.choice import Candidate
+from smtproute.core.outcome import Answer, Stage
+from smtproute.core.reply import Reply
+from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
+from smtproute.smtp.client import Dialogue, Mail, Unreachable
+from smtproute.smtp.pool import IDLE, MAX_MESSAGES, CaFileFault, Pool, tls_context
+from smtproute.testing.clock import TurnedClock
+from smtproute.testing.upstream import Drop, Hang, Reset, Upstream, Wait, on
+from smtproute.world import World
+
+CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
+MAIL = Mail(Address.parse("sender@here.test"), (Address.parse("a@there.test"),))
+TAKEN = (Answer(Stage.CONTENT, Reply(250, "2.0.0", "Taken")),)
+PLAIN = Endpoint("there", tls=EndpointTls.NEVER)
+
+
+@pytest.fixture
+def clock() -> TurnedClock:
+    return TurnedClock()
+
+
+@pytest.fixture
+def pool(clock: TurnedClock) -> Pool:
+    return Pool("relay.test", World(clock))
+
+
+def candidate(upstream: Upstream, host: str = "mx.test") -> Candidate:
+    return Candidate(Server(host, upstream.port), "127.0.0.1", Source.STATIC)
+
+
+async def send(pool: Pool, upstream: Upstream, endpoint: Endpoint = PLAIN, content: bytes = CONTENT) -> Dialogue:
+    return await pool.send(endpoint, candidate(upstream), MAIL, content)
+
+
+async def test_a_connection_is_used_again_and_closed_with_quit(pool: Pool) -> None:
+    async with Upstream() as upstream:
+        for _ in range(3):
+            assert (await send(pool, upstream)).answers == TAKEN
+        assert [received.connection for received in upstream.received] == [1, 1, 1]
+        await pool.close()
+        await upstream.quiet()
+        assert upstream.sessions[0].commands()[-1] == "QUIT"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PLAIN, name="elsewhere"),
+        replace(PLAIN, tls=EndpointTls.PREFER),
+        replace(PLAIN, ca_file="/new.pem"),
+        replace(PLAIN, verify=False),
+    ],
+)
+async def test_a_connection_goes_by_the_settings_it_was_opened_with(pool: Pool, other: Endpoint) -> None:
+    async with Upstream() as upstream:
+        await send(pool, upstream)
+        await send(pool, upstream, other)
+        await send(pool, upstream)
+        assert [received.connection for received in upstream.received] == [1, 2, 1]
+        await pool.close()
+
+
+async def test_another_server_name_on_the_same_address_is_another_connection(pool: Pool) -> None:
+    async with Upstream() as upstream:
+        await send(pool, upstream)
+        await pool.send(PLAIN, candidate(upstream, "other.test"), MAIL, CONTENT)
+        assert [received.connection for received in upstream.received] == [1, 2]
+        await pool.close()
+
+
+async def test_no_more_connections_than_allowed_and_first_come_first_served(pool: Pool) -> None:
+    go = asyncio.Event()
+    endpoint = replace(PLAIN, max_connections=2)
+    contents = [b"%d\r\n" % number for number in range(10)]
+    async with Upstream([on("CONTENT", Wait(go))]) as upstream:
+        async with asyncio.TaskGroup() as group:
+            for content in contents:
+                group.create_task(send(pool, upstream, endpoint, content))
+            await upstream.wait(2)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(upstream.received) == upstream.connections == 2
+            go.set()
+        assert upstream.connections == 2
+        for connection in (1, 2):
+            order = [received.content for received in upstream.received if received.connection == connection]
+            assert order == sorted(order)
+        assert sorted(received.content for received in upstream.received) == contents
+        await pool.close()
+
+
+async def test_a_reload_that_allows_more_connections_lets_in_who_waits(pool: Pool) -> None:
+    go = asyncio.Event()
+    async with Upstream([on("CONTENT", Wait(go))]) as upstream:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(send(pool, upstream, replace(PLAIN, max_connections=1)))
+            await upstream.wait(1)
+            group.create_task(send(pool, upstream, replace(PLAIN, max_connections=3)))
+            await upstream.wait(3)
+            go.set()
+        await pool.close()
+
+
+async def test_who_gives_up_waiting_takes_no_place(pool: Pool) -> None:
+    go = asyncio.Event()
+    endpoint = replace(PLAIN, max_connections=1)
+    async with Upstream([on("CONTENT", Wait(go))]) as upstream:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send(pool, upstream, endpoint, b"first\r\n"))
+            await upstream.wait(1)
+            impatient = group.create_task(send(pool, upstream, endpoint, b"never\r\n"))
+            group.create_task(send(pool, upstream, endpoint, b"last\r\n"))
+            await asyncio.sleep(0)
+            impatient.cancel()
+            go.set()
+        assert [received.content for received in upstream.received] == [b"first\r\n", b"last\r\n"]
+        assert (await send(pool, upstream, endpoint)).answers == TAKEN
+        await pool.close()
+
+
+async def test_a_cancelled_send_gives_its_place_back_and_breaks_its_connection(pool: Pool) -> None:
+    endpoint = replace(PLAIN, max_connections=1)
+    async with Upstream([on("CONTENT", Wait(asyncio.Event()), times=1)]) as upstream:
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(send(pool, upstream, endpoint))
+            await upstream.wait(1)
+            sending.cancel()
+        assert (await send(pool, upstream, endpoint)).answers == TAKEN
+        assert upstream.connections == 2
+        await pool.close()
+
+
+async def test_a_kept_connection_makes_room_for_another_server(pool: Pool) -> None:
+    endpoint = replace(PLAIN, max_connections=1)
+    async with Upstream() as first, Upstream() as second:
+        await send(pool, first, endpoint)
+        await send(pool, second, endpoint)
+        await first.quiet()
+        assert first.sessions[0].commands()[-1] == "QUIT"
+        await pool.close()
+
+
+@pytest.mark.parametrize("how", [Drop(), Reset(), "421 4.4.2 Idle too long"])
+@pytest.mark.parametrize("verb", ["MAIL", "CONTENT"])
+async def test_a_kept_connection_that_died_is_replaced_silently(pool: Pool, verb: str, how: Drop | Reset | str) -> None:
+    """At CONTENT: right after the 250; at MAIL: as an answer to it."""
+    script = [on("CONTENT", "250 2.0.0 Taken", how, times=1)]
+    if verb == "MAIL":
+        script = [on("MAIL", "250 2.1.0 Ok", times=1), on("MAIL", how, times=1)]
+    async with Upstream(script) as upstream:
+        await send(pool, upstream)
+        if verb == "CONTENT":
+            await upstream.quiet()
+        dialogue = await send(pool, upstream)
+        assert dialogue.answers == TAKEN
+        assert [received.connection for received in upstream.received] == [1, 2]
+        await pool.close()
+    told = [line.text for line in dialogue.transcript]
+    if verb == "MAIL":
+        assert told[0] == "connection reused (transaction 2)"
+    assert f"connected to mx.test (127.0.0.1:{upstream.port})" in told
+
+
+async def test_a_server_that_went_away_while_its_connection_was_kept_is_unreachable(pool: Pool) -> None:
+    async with Upstream() as upstream:
+        await send(pool, upstream)
+    with pytest.raises(Unreachable) as raised:
+        await send(pool, upstream)
+    assert raised.value.answer == Answer(Stage.CONNECT, None, "Connection refused")
+
+
+async def test_nothing_is_sent_twice_once_mail_was_answered(pool: Pool) -> None:
+    for verb, stage in (("RCPT", Stage.RCPT), ("DATA", Stage.DATA), ("CONTENT", Stage.CONTENT)):
+        standard = {"RCPT": "250 2.1.5 Ok", "DATA": "354 Go", "CONTENT": "250 2.0.0 Taken"}[verb]
+        async with Upstream([on(verb, standard, times=1), on(verb, Drop(), times=1)]) as upstream:
+            await send(pool, upstream)
+            dialogue = await send(pool, upstream)
+            assert [(answer.stage, answer.reply) for answer in dialogue.answers] == [(stage, None)]
+            assert upstream.connections == 1
+            assert (await send(pool, upstream)).answers == TAKEN
+            assert upstream.connections == 2
+            await pool.close()
+
+
+async def test_an_unusable_connection_is_not_kept(pool: Pool) -> None:
+    async with Upstream([on("RCPT", "421 4.3.2 Enough", times=1)]) as upstream:
+        assert (await send(pool, upstream)).answers == (Answer(Stage.RCPT, Reply(421, "4.3.2", "Enough")),)
+        assert (await send(pool, upstream)).answers == TAKEN
+        assert upstream.connections == 2
+        await pool.close()
+
+
+async def test_an_idle_connection_is_closed_in_time(pool: Pool, clock: TurnedClock) -> None:
+    async with Upstream() as upstream, asyncio.TaskGroup() as group:
+        reaper = group.create_task(pool.run())
+        await send(pool, upstream)
+        await clock.asleep()
+        await clock.advance(IDLE - 10)
+        await clock.asleep()
+        await send(pool, upstream)
+        assert upstream.connections == 1
+        await clock.advance(IDLE - 1)
+        await clock.asleep()
+        assert upstream.sessions[0].open
+        await clock.advance(10)
+        await upstream.quiet()
+        assert upstream.sessions[0].commands()[-1] == "QUIT"
+        await send(pool, upstream)
+        assert upstream.connections == 2
+        reaper.cancel()
+    await pool.close()
+
+
+async def test_a_server_that_does_not_answer_quit_does_not_stop_the_others(clock: TurnedClock) -> None:
+    pool = Pool("relay.test", World(clock))
+    async with Upstream([on("QUIT", Hang())]) as deaf, Upstream() as upstream:
+        await send(pool, deaf)
+        await send(pool, upstream)
+        async with asyncio.TaskGroup() as group:
+            closing = group.create_task(pool.close())
+            await upstream.quiet()
+            assert not closing.done()
+            closing.cancel()
+
+
+async def test_a_connection_carries_so_many_messages_and_no_more(pool: Pool) -> None:
+    async with Upstream() as upstream:
+        for _ in range(MAX_MESSAGES + 1):
+            await send(pool, upstream)
+        assert upstream.received[MAX_MESSAGES - 1].connection == 1
+        assert upstream.received[MAX_MESSAGES].connection == 2
+        assert upstream.sessions[0].commands()[-1] == "QUIT"
+        await pool.close()
+
+
+# TLS
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> tuple[trustme.CA, str]:
+    authority = trustme.CA()
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return authority, str(path)
+
+
+async def test_the_contexts_are_built_once_and_again_at_a_reload(
+    pool: Pool, ca: tuple[trustme.CA, str], tmp_path: Path
+) -> None:
+    authority, path = ca
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("mx.test").configure_cert(context)
+    endpoint = Endpoint("there", tls=EndpointTls.REQUIRE, ca_file=path)
+    async with Upstream(tls=context) as upstream:
+        pool.prepare([endpoint])
+        trustme.CA().cert_pem.write_to_path(path)
+        assert (await send(pool, upstream, endpoint)).answers == TAKEN
+        await pool.close()
+        pool.prepare([endpoint])
+        with pytest.raises(Unreachable) as raised:
+            await send(pool, upstream, endpoint)
+        assert raised.value.answer.stage is Stage.STARTTLS
+        assert "certificate refused" in raised.value.answer.detail
+
+
+@pytest.mark.parametrize(("text", "why"), [(None, "No such file or directory"), ("hello", "it holds no certificate")])
+async def test_a_ca_file_at_fault_is_named(
+    pool: Pool, ca: tuple[trustme.CA, str], tmp_path: Path, text: str | None, why: str
+) -> None:
+    _, good = ca
+    path = tmp_path / "bad.pem"
+    if text is not None:
+        path.write_text(text)
+    endpoint = Endpoint("there", tls=EndpointTls.IMPLICIT, ca_file=str(path))
+    fault = f"endpoint.there.ca_file = {str(path)!r}: {why}"
+    fine = replace(endpoint, ca_file=good)
+    pool.prepare([fine])
+    with pytest.raises(CaFileFault) as raised:
+        pool.prepare([fine, endpoint])
+    assert str(raised.value) == fault
+    async with Upstream() as upstream:
+        with pytest.raises(Unreachable) as unreachable:
+            await send(pool, upstream, endpoint)
+        assert upstream.connections == 0
+    assert unreachable.value.answer == Answer(Stage.STARTTLS, None, fault)
+    assert [line.text for line in unreachable.value.transcript] == [fault]
+
+
+@pytest.mark.parametrize(
+    ("mode", "verify", "checked"),
+    [
+        (EndpointTls.PREFER, True, False),
+        (EndpointTls.REQUIRE, True, True),
+        (EndpointTls.REQUIRE, False, False),
+        (EndpointTls.IMPLICIT, True, True),
+    ],
+)
+def test_what_is_verified(mode: EndpointTls, verify: bool, checked: bool) -> None:
+    context = tls_context(Endpoint("there", tls=mode, verify=verify))
+    assert context is not None
+    assert (context.verify_mode is ssl.CERT_REQUIRED, context.check_hostname) == (checked, checked)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
