@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from smtproute.app import Loaded, Refused, load
-from smtproute.config.load import find
-from smtproute.config.load import load as load_file
-from smtproute.core.snapshot import Snapshot
+if TYPE_CHECKING:
+    from smtproute.app import Loaded
+    from smtproute.core.snapshot import Snapshot
 
 __all__ = ["CONFIG", "OPTION", "loaded", "reader", "refuse"]
 
@@ -25,17 +23,23 @@ OPTION = typer.Option("--config", "-c", help="Configuration file (TOML).", show_
 
 
 def reader(config: str | None) -> Callable[[], Snapshot]:
-    """What reads the configuration, now and at each reload."""
+    """What reads the configuration, now and at each reload. It raises config.document.Mistake."""
+    import socket
+
+    from smtproute.config.load import find, load
+
     environ = dict(os.environ)
 
     def read() -> Snapshot:
-        return load_file(find(config, environ, str(Path.cwd())), environ, fqdn=socket.getfqdn)
+        return load(find(config, environ, Path.cwd()), environ, fqdn=socket.getfqdn)
 
     return read
 
 
 def loaded(config: str | None) -> Loaded:
     """The configuration with its keys; a mistake ends the program with status 78."""
+    from smtproute.app import Refused, load
+
     try:
         return load(reader(config))
     except Refused as refused:

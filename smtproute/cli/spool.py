@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from smtproute.cli.configuration import loaded, refuse
-from smtproute.spool.operator import OperatorSpool
-from smtproute.spool.queue import SpoolFailed
-from smtproute.world import World
+from smtproute.cli.configuration import reader, refuse
+from smtproute.core.event import Event
+
+if TYPE_CHECKING:
+    from smtproute.spool.operator import OperatorSpool
 
 __all__ = ["opened"]
+
+
+def _unreadable(event: Event) -> None:
+    """A row that cannot be read: said, and passed over."""
+    print(f"{event.what}: {dict(event.facts)}", file=sys.stderr)
 
 
 @asynccontextmanager
 async def opened(config: str | None) -> AsyncIterator[OperatorSpool]:
     """The configured spool, without taking it from a relay; where there is none yet, the program ends with 78."""
-    folder = Path(loaded(config).snapshot.settings.state) / "spool"
+    from smtproute.config.document import Mistake
+    from smtproute.spool.queue import SpoolFailed
+    from smtproute.spool.sqlite import SqliteSpool
+    from smtproute.world import World
+
     try:
-        spool = await OperatorSpool.open(str(folder), World())
-    except SpoolFailed as failed:
+        folder = Path(reader(config)().settings.state) / "spool"
+        spool = await SqliteSpool.beside(str(folder), World(), _unreadable)
+    except (Mistake, SpoolFailed) as failed:
         refuse(str(failed))
     try:
         yield spool

@@ -138,7 +138,7 @@ def _said(location: Location, error: ErrorDetails) -> str:
             return "true or false is wanted."
         case "tuple_type":
             return "a list is wanted. Put it in [brackets]."
-        case "dict_type" if len(location) > 1 and location[0] in ("listener", "endpoint"):
+        case "model_type" if location[0] in ("listener", "endpoint") and location[1] in known_keys((location[0], "x")):
             return f"a table is wanted. Give it a name: [{location[0]}.NAME]."
         case "model_type" | "dict_type":
             return "a table is wanted. Write { key = value }, or the key under a [table]."

@@ -147,9 +147,11 @@ def _ip(text: str) -> IPv4Address | IPv6Address | None:
     """The address that `text` is to a resolver: dotted, IPv6, and the forms of inet_aton(3): decimal, hexadecimal,
     octal, short."""
     try:
-        return ip_address(text)
+        ip = ip_address(text)
     except ValueError:
         pass
+    else:
+        return getattr(ip, "ipv4_mapped", None) or ip
     try:
         return IPv4Address(socket.inet_aton(text)) if _INET_ATON.fullmatch(text) else None
     except OSError:

@@ -23,7 +23,8 @@ _READ_FIELDS = 100
 _READ_OCTETS = 4096
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
-_PVALUE = re.compile(rf'(?:(?:{_TOKEN}|"(?:[^"\\]|\\.)*")?@)?{_TOKEN}')
+_DOTTED = r"[A-Za-z0-9!#$%&'*+./=?^_`{|}~-]+"
+_PVALUE = re.compile(rf'(?:(?:{_DOTTED}|"(?:[^"\\]|\\.)*")?@)?{_TOKEN}')
 _NO_KEYWORD = re.compile(r"[^A-Za-z0-9._/-]")
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _COMMENT_MARKS = str.maketrans("()\\", "[]/")
@@ -68,7 +69,7 @@ def resinfo(authserv_id: str, verdicts: Sequence[Verdict]) -> list[str]:
 
     Whatever the texts hold, the parts are printable ASCII and keep to the grammar of RFC 8601 2.2.
     """
-    named = _pvalue(authserv_id)
+    named = _pvalue(authserv_id if authserv_id.isascii() else _key(authserv_id))
     *parts, last = [named, *(str(_safe(verdict)) for verdict in verdicts)] if verdicts else [named, "none"]
     return [f"{part};" for part in parts] + [last]
 

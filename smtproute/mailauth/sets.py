@@ -30,7 +30,6 @@ _TITLES = {
     _SIGNATURE: "ARC-Message-Signature",
     _SEAL: "ARC-Seal",
 }
-_ANY = re.compile(rb"(?im)^arc-(?:authentication-results|message-signature|seal)[ \t]*:")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _RESULTS_INSTANCE = re.compile(rb"i ?= ?([^ ;]*) ?;")
 _NUMBER = re.compile(rb"[0-9]{1,20}")
@@ -70,7 +69,7 @@ class Survey:
     header: Header | None
     """None where the header section is malformed or out of bounds; `fault` says how."""
     present: bool
-    """Whether there is any ARC field."""
+    """Whether there is any ARC field, or what looks like one in a header section that is not read."""
     highest: int = 0
     """The highest instance from 1 to MAX_SETS that was seen."""
     sealable: bool = True
@@ -95,7 +94,8 @@ def survey(message: bytes) -> Survey:
 
 
 def _unread(message: bytes, end: int, fault: str) -> Survey:
-    return Survey(None, _ANY.search(message[:end]) is not None, fault=fault)
+    header = b"\n" + message[:end].lower()
+    return Survey(None, any(b"\n" + name in header for name in _TITLES), fault=fault)
 
 
 def _survey(header: Header) -> Survey:

@@ -26,7 +26,7 @@ from smtproute.mailauth.canonical import relaxed_body, relaxed_field, simple_bod
 from smtproute.mailauth.keys import RecordFault, public
 from smtproute.mailauth.sets import Header, Part, Survey, seal_digest
 
-__all__ = ["Unavailable", "key_name", "key_names", "message_digest", "validate"]
+__all__ = ["Records", "Unavailable", "key_names", "message_digest", "validate"]
 
 _FIELD_FORMS = {b"relaxed": relaxed_field, b"simple": simple_field}
 _BODY_FORMS = {b"relaxed": relaxed_body, b"simple": simple_body}

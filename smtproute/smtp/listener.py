@@ -99,7 +99,13 @@ class Listener:
             where = f"{settings.host}:{settings.port}"
             raise ListenerFailed(f"listener {settings.name}: {where}: {error.strerror or error}") from error
         host, port = self._address = self._server.sockets[0].getsockname()[:2]
-        facts = {"listener": settings.name, "host": host, "port": port, "role": settings.role, "tls": settings.tls}
+        facts = {
+            "listener": settings.name,
+            "host": host,
+            "port": port,
+            "role": settings.role.value,
+            "tls": settings.tls.value,
+        }
         self._emit(Event(Happening.LISTENING, self._world.clock.now(), facts=facts))
         return self
 

@@ -7,8 +7,7 @@ It is aiosmtpd's SMTP with the conversation replaced. Of aiosmtpd (1.4.6) it rel
 - `SMTP` is an asyncio.StreamReaderProtocol, whose connection callbacks do their work when SMTP's are passed over:
   SMTP's start a task that nobody owns, and cancel it when the client has sent its last octet;
 - `_cb_client_connected` keeps the reader and the writer as `_reader` and `_writer`;
-- `_handle_client` is the conversation, and `_handler_coroutine` the task that runs it;
-- `transport` is the connection;
+- `_handle_client` is the conversation, `transport` the connection, `hostname` and `loop` what was given;
 - `sanitize` takes the secret out of an AUTH command.
 """
 
@@ -24,7 +23,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
-from typing import assert_never
+from typing import assert_never, cast
 
 from aiosmtpd.smtp import SMTP, sanitize
 
@@ -54,6 +53,7 @@ _LINES = 4096
 """Lines of a transaction that its transcript keeps."""
 
 SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect again later")
+_READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
 _SILENT = Reply(421, "4.4.2", "Nothing came from you for too long: connect again")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many refused commands: mend what the replies above say, then connect again")
 _STRANGER = Reply(554, "5.7.1", "This listener serves trusted networks only, and your address is in none of them")
@@ -66,6 +66,7 @@ class Session(SMTP):
     """One connection. `opened` is called as soon as it stands, and has to `start` it or to `turn_away` the client."""
 
     line_length_limit = _CHUNK
+    transport: asyncio.Transport
 
     def __init__(
         self,
@@ -114,10 +115,9 @@ class Session(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super(SMTP, self).connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self.transport: asyncio.Transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         if not self._speaking:
-            transport.pause_reading()  # the first octets are for TLS
+            self.transport.pause_reading()  # the first octets are for TLS
         self._opened(self)
 
     def eof_received(self) -> bool | None:
@@ -142,8 +142,7 @@ class Session(SMTP):
     def start(self, ip: str, port: int, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
         """Begins the conversation with the client at this address, as a task of the group."""
         self._client = replace(self._client, ip=ip, port=port, trusted=permit.trusts(self._settings, ip))
-        self._handler_coroutine = tasks.create_task(self._handle_client())
-        return self._handler_coroutine
+        return tasks.create_task(self._handle_client())
 
     def turn_away(self, reply: Reply) -> None:
         """Closes the connection at once, with a last word unless the client expects TLS."""
@@ -178,7 +177,7 @@ class Session(SMTP):
                 self._writer.write(b"".join(self._replies))
             raise
         finally:
-            await self._guarded("end of session", self._reset)
+            await self._guarded(self._reset)
             await self._close(patience)
 
     async def _close(self, patience: float) -> None:
@@ -202,19 +201,17 @@ class Session(SMTP):
             if self._draining and not self._in_transaction:
                 self._say(SHUTTING_DOWN)
                 break
-            line: bytes | None = None
             try:
                 line = self._lines.next()
-                if line is None:
-                    await self._flush()
-                    self._lines.feed(await self._read())
-                    continue
-                command = wire.parse_command(line, smtputf8=self._envelope is not None and self._envelope.smtputf8)
             except WireError as error:
-                self._hear(line or error.line)
+                self._hear(error.line)
                 self._say(self._refused(error.reply))
             else:
-                await self._answer(line, command)
+                if line is not None:
+                    await self._answer(line)
+                else:
+                    await self._flush()
+                    self._lines.feed(await self._read())
             if self._gathered >= _CHUNK:
                 await self._flush()
         await self._flush()
@@ -222,36 +219,28 @@ class Session(SMTP):
     async def _greeting(self) -> Reply:
         reply = _STRANGER
         if permit.admits(self._settings, self._client.ip):
-            reply = await self._guarded("connect", partial(self._door.connect, self._client))
+            reply = await self._guarded(partial(self._door.connect, self._client))
         else:
             self._refused(reply)
         self._over = not reply.positive
         return _FAULT_AT_CONNECT if reply is _FAULT else reply
 
-    async def _answer(self, line: bytes, command: wire.Command) -> None:
+    async def _answer(self, line: bytes) -> None:
         """One command: heard, obeyed, answered; then both sides are at the beginning of the next one."""
-        match command:
-            case wire.Ehlo() | wire.Helo():
-                self._said.clear()
-                self._hello = []
-                self._record = self._hello
-            case wire.Mail() | wire.Starttls() if not self._in_transaction:
-                self._said.clear()
-        self._hear(line)
-        reply = await self._guarded(self._heard, partial(self._obey, command))
+        reply = await self._guarded(partial(self._obey, line))
         while self._content is not None and not self._content.done:
             await self._more(self._content)  # the Door had seen enough; the client goes on to the end
         self._content = None
         if reply is _FAULT:
-            await self._guarded("reset", self._reset)
+            await self._guarded(self._reset)
             self._faulted = True
         self._say(reply)
         self._record = self._said
-        if isinstance(command, wire.Starttls) and reply.positive:
+        if reply is _READY_FOR_TLS:
             await self._flush()
             await self._start_tls()
 
-    async def _guarded(self, what: str, step: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _guarded(self, step: Callable[[], Awaitable[Reply]]) -> Reply:
         """The reply of a step. Whatever fails in it is noted, and the client hears 451 and may go on."""
         try:
             return await step()
@@ -259,7 +248,7 @@ class Session(SMTP):
             raise
         except Exception as error:  # noqa: BLE001 (the one around a verb)
             facts = {
-                "where": f"session: {what}",
+                "where": f"session: {self._heard or 'connect'}",
                 "listener": self._settings.name,
                 "client": self._client.ip,
                 "error": repr(error),
@@ -270,7 +259,19 @@ class Session(SMTP):
 
     # The verbs.
 
-    async def _obey(self, command: wire.Command) -> Reply:
+    async def _obey(self, line: bytes) -> Reply:
+        try:
+            command = wire.parse_command(line, smtputf8=self._envelope is not None and self._envelope.smtputf8)
+        except WireError as error:
+            self._hear(line)
+            return self._refused(error.reply)
+        match command:
+            case wire.Ehlo() | wire.Helo():
+                self._said.clear()
+                self._record = self._hello = []
+            case wire.Mail() | wire.Starttls() if not self._in_transaction:
+                self._said.clear()
+        self._hear(line)
         match command:
             case wire.Ehlo(host):
                 return await self._welcome(host, esmtp=True)
@@ -325,7 +326,7 @@ class Session(SMTP):
             return self._refused(Reply(502, "5.5.1", "There is no TLS on this listener: go on in plain text"))
         await self._reset()
         self.transport.pause_reading()  # what comes after the 220 is for TLS
-        return Reply(220, "2.0.0", "Ready to start TLS")
+        return _READY_FOR_TLS
 
     async def _mail(self, command: wire.Mail) -> Reply:
         if not self._client.helo:

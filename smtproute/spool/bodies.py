@@ -90,6 +90,11 @@ class StagedBody:
             del self._buffer[:_STEP]
             await self._submit(partial(self._append, step))
 
+    def fill(self, content: bytes) -> None:
+        """Takes a content that is already whole; `finish` writes it."""
+        self.size += len(content)
+        self._buffer += content
+
     async def discard(self) -> None:
         if not self._over:
             self._over = True

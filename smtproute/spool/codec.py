@@ -21,6 +21,7 @@ from smtproute.core.verdict import Verdict
 from smtproute.spool.queue import Entry, Message, State
 
 __all__ = [
+    "Unreadable",
     "pack_delivery",
     "pack_facts",
     "pack_message",
@@ -29,6 +30,10 @@ __all__ = [
     "unpack_event",
     "unpack_message",
 ]
+
+
+class Unreadable(ValueError):
+    """A stored value is not of the kind that it should be; the text says which and why."""
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -191,7 +196,7 @@ def _pack_address(address: Address) -> list[str]:
 
 def _unpack_address(value: object) -> Address:
     if not isinstance(value, list) or len(value) < 2:
-        raise ValueError(f"no address: {value!r:.80}")
+        raise Unreadable(f"no address: {value!r:.80}")
     local, text, *key = (_text(part) for part in value)
     return Address(local, Domain(key[0] if key else text, text))
 
@@ -212,41 +217,41 @@ def _unpack_verdict(value: _Record) -> Verdict:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"no text: {value!r:.80}")
+        raise Unreadable(f"no text: {value!r:.80}")
     return value
 
 
 def _integer(value: object) -> int:
     if not isinstance(value, int):
-        raise ValueError(f"no integer: {value!r:.80}")
+        raise Unreadable(f"no integer: {value!r:.80}")
     return value
 
 
 def _seconds(value: object) -> float:
     if not isinstance(value, int | float):
-        raise ValueError(f"no time: {value!r:.80}")
+        raise Unreadable(f"no time: {value!r:.80}")
     return value
 
 
 class _Record:
-    """A JSON object whose members are asked for by key and type. Everything raises ValueError."""
+    """A JSON object whose members are asked for by key and type. Everything raises Unreadable."""
 
     __slots__ = ("values",)
 
     def __init__(self, value: object) -> None:
         if not isinstance(value, dict):
-            raise ValueError(f"no object: {value!r:.80}")
+            raise Unreadable(f"no object: {value!r:.80}")
         self.values: dict[str, Any] = value
 
     @classmethod
     def parse(cls, value: object) -> _Record:
         text = _text(value)
         if not text.isascii():
-            raise ValueError(f"no JSON of ours: {text!r:.80}")
+            raise Unreadable(f"no JSON of ours: {text!r:.80}")
         try:
             return cls(json.loads(text))
         except RecursionError:
-            raise ValueError("JSON nested too deep") from None
+            raise Unreadable("JSON nested too deep") from None
 
     def optional(self, key: str) -> object:
         return self.values.get(key)
@@ -266,13 +271,13 @@ class _Record:
     def items(self, key: str) -> list[Any]:
         value = self.values.get(key, [])
         if not isinstance(value, list):
-            raise ValueError(f"no list: {value!r:.80}")
+            raise Unreadable(f"no list: {value!r:.80}")
         return value
 
     def pairs(self, key: str) -> list[tuple[Any, Any]]:
         pairs = []
         for item in self.items(key):
             if not isinstance(item, list) or len(item) != 2:
-                raise ValueError(f"no pair: {item!r:.80}")
+                raise Unreadable(f"no pair: {item!r:.80}")
             pairs.append((item[0], item[1]))
         return pairs

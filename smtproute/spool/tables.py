@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
 from smtproute.core.event import Event, Happening
+from smtproute.core.outcome import Result
 from smtproute.spool import codec
-from smtproute.spool.queue import Change, Entry, Message, SpoolFailed, SpoolVersion, State
+from smtproute.spool.queue import Change, Entry, Message, Settlement, SpoolFailed, SpoolVersion, State
 
 __all__ = [
     "MIGRATIONS",
@@ -39,7 +41,7 @@ __all__ = [
     "entries",
     "events",
     "migrate",
-    "next_content",
+    "next_number",
     "page",
     "unfinished_octets",
     "version",
@@ -223,6 +225,20 @@ class Rows:
         facts = codec.pack_facts(event.facts)
         self.events.append((event.message, event.delivery, event.what.value, event.at, facts))
 
+    def settle(self, settlement: Settlement) -> None:
+        outcome = settlement.outcome
+        match outcome.result:
+            case Result.DELIVERED:
+                state = State.CAPTURED if settlement.captured else State.DELIVERED
+            case Result.DEFERRED:
+                state = State.QUEUED
+            case Result.FAILED:
+                state = State.FAILED
+            case _:
+                assert_never(outcome.result)
+        last = str(outcome.refusal).encode("utf-8", "backslashreplace").decode()
+        self.settlements.append((settlement.message, settlement.number, state.value, outcome.retry_at, last))
+
     def add(self, other: Rows) -> None:
         self.messages += other.messages
         self.contents += other.contents
@@ -312,7 +328,7 @@ def unfinished_octets(connection: sqlite3.Connection) -> int:
     return int(found[0])
 
 
-def next_content(connection: sqlite3.Connection) -> int:
+def next_number(connection: sqlite3.Connection) -> int:
     """A number that no message has, nor any after it."""
     return int(connection.execute("SELECT coalesce(max(number), 0) + 1 FROM message").fetchone()[0])
 
@@ -384,24 +400,27 @@ _FROM = "FROM delivery d LEFT JOIN message m ON m.id = d.message"
 
 def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]], limit: int) -> Due:
     """Up to `limit` queued deliveries that are due and not taken, the longest due first. Raises sqlite3.Error."""
-    keys = []
+    keys: list[tuple[str, int]] = []
     next_due = math.inf
-    # By the index alone: those that are taken come first in it, and there may be thousands.
-    for due_at, message, number in connection.execute(
-        "SELECT CAST(due_at AS REAL), message, number FROM delivery WHERE state = 'queued' ORDER BY due_at"
-    ):
-        if (message, number) in taken:
-            continue
-        if due_at > now or len(keys) == limit:
-            next_due = due_at
-            break
-        keys.append((message, number))
-    rows = []
-    for key in keys:
-        row = connection.execute(f"SELECT {_ENTRY} {_FROM} WHERE d.message = ? AND d.number = ?", key).fetchone()
-        if row is not None:
-            rows.append(row)
-    return Due(_found(rows), next_due)
+    connection.execute("BEGIN")
+    try:
+        # First by the index alone: those that are taken stand at its beginning, and there may be thousands.
+        with closing(
+            connection.execute(
+                "SELECT CAST(due_at AS REAL), message, number FROM delivery WHERE state = 'queued' ORDER BY due_at"
+            )
+        ) as waiting:
+            for due_at, message, number in waiting:
+                if (message, number) in taken:
+                    continue
+                if due_at > now or len(keys) == limit:
+                    next_due = due_at
+                    break
+                keys.append((message, number))
+        one = f"SELECT {_ENTRY} {_FROM} WHERE d.message = ? AND d.number = ?"
+        return Due(_found([connection.execute(one, key).fetchone() for key in keys]), next_due)
+    finally:
+        connection.execute("COMMIT")
 
 
 def entries(connection: sqlite3.Connection, message_id: str) -> Found:

@@ -12,9 +12,10 @@ import asyncio
 import errno
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from queue import SimpleQueue
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from smtproute.spool import tables
@@ -72,12 +73,12 @@ class Job(Generic[T]):
 class Writer:
     """Owns the connection that it is given, and its thread, until it is closed."""
 
-    def __init__(self, connection: sqlite3.Connection, max_size: int) -> None:
-        """`max_size`: octets of unfinished mail beyond which nothing more is accepted. Raises sqlite3.Error."""
+    def __init__(self, connection: sqlite3.Connection, unfinished: int, max_size: int) -> None:
+        """`unfinished`: octets of unfinished mail now; `max_size`: beyond which nothing more is accepted."""
         self._connection = connection
+        self._unfinished = unfinished
         self._max_size = max_size
-        self._unfinished = tables.unfinished_octets(connection)
-        self._seen = self._data_version()
+        self._seen = -1
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._steps: deque[Job[Any]] = deque()
@@ -120,6 +121,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
+            self._seen = self._data_version()
             while self._gather():
                 if self._commits:
                     self._commit()
@@ -256,12 +258,12 @@ class Writer:
     def _end(self) -> None:
         """Fails what is left, where the thread died of an error of ours."""
         self._closed = True
-        left = [job for job in (*self._running, *self._commits, *self._steps) if not job.future.done()]
+        left = dict.fromkeys(job for job in (*self._running, *self._commits, *self._steps) if not job.future.done())
         while not self._queue.empty():
             job = self._queue.get()
             if job is not None:
-                left.append(job)
+                left[job] = None
         for job in left:
             job.error = SpoolFailed("the spool's writer has died")
-        self._complete(left)
+        self._complete(list(left))
         self._ended.set()

@@ -430,7 +430,7 @@ class _Dialogue:
             reply = "501 5.5.4 Syntax: RCPT TO:<address>"
         elif path[2]:
             reply = "555 5.5.4 No such parameter"
-        elif not path[1].isascii() and "SMTPUTF8" not in self._mail[1]:
+        elif not path[1].isascii() and "SMTPUTF8" not in map(str.upper, self._mail[1]):
             reply = "553 5.6.7 SMTPUTF8 was not declared"
         else:
             reply = "250 2.1.5 Ok"
@@ -448,7 +448,7 @@ class _Dialogue:
             limit = self._offered[keyword]
             if name == "SIZE" and limit.isdecimal() and 0 < int(limit) < int(value):
                 return "552 5.3.4 Too large"
-        if not path.isascii() and "SMTPUTF8" not in parameters:
+        if not path.isascii() and "SMTPUTF8" not in map(str.upper, parameters):
             return "553 5.6.7 SMTPUTF8 was not declared"
         return "250 2.1.0 Ok"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from smtproute.config import Mistake, load
 from smtproute.config.schema import Root, known_keys
 from smtproute.core.snapshot import Snapshot
@@ -416,10 +417,10 @@ def test_a_variable_is_named() -> None:
         },
     ) == (
         "environment: SMTPROUTE__: no key. Write SMTPROUTE__SECTION__KEY.",
-        "environment: SMTPROUTE__QUEUE____X: no key. Write SMTPROUTE__SECTION__KEY.",
         "environment: SMTPROUTE__LISTENER__MX__CERTIFICATE: listener is no table. Set it whole: SMTPROUTE__LISTENER.",
         "environment: SMTPROUTE__QUEUE__LIFETIME__X: queue.lifetime is no table. Set it whole: "
         "SMTPROUTE__QUEUE__LIFETIME.",
+        "environment: SMTPROUTE__QUEUE____X: no key. Write SMTPROUTE__SECTION__KEY.",
         "environment: SMTPROUTE__LISTENER = 5: a table is wanted. Write { key = value }, or the key under a [table].",
         'environment: SMTPROUTE__ENDPOINT__GITLAB__SERVERS[1] = "10.0.0.5:25": an endpoint is a host name, not an IP '
         'address. Give it a name: add "gitlab.internal" = ["10.0.0.5"] under [resolver] static, or to your internal '
@@ -432,8 +433,10 @@ def test_a_variable_is_named() -> None:
 
 
 def test_a_variable_that_means_two_things() -> None:
-    text = '[endpoint.git-lab]\nservers = ["a.b"]\n[endpoint.git_lab]\nservers = ["a.b"]\n'
-    assert mistakes(text, {"SMTPROUTE__ENDPOINT__GIT_LAB__TLS": "never"}) == ()
+    text = '[endpoint.git-lab]\nservers = ["a.b"]\n[endpoint.Git_Lab]\nservers = ["a.b"]\n'
+    assert mistakes(text, {"SMTPROUTE__ENDPOINT__GIT_LAB__TLS": "never"}) == (
+        'environment: SMTPROUTE__ENDPOINT__GIT_LAB__TLS: means "git-lab" and "Git_Lab" alike. Rename one of them.',
+    )
 
 
 NAMES = [name.upper() for name in Root.model_fields] + [
@@ -448,10 +451,35 @@ NAMES = [name.upper() for name in Root.model_fields] + [
 VALUES = st.one_of(
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20),
     st.sampled_from(
-        ["[]", "{}", "[[]]", "{x={}}", "true", "-1", "1.5", "1e400", "nan", "2024-01-01", '""', '["a.b:25"]', "9" * 400]
-        + ['["\\u0000"]', '"10.5"', '[{match="*"}]', "{mx={}}", "1\nb=2", '["::1%0"]', '["*@a..b"]', "recipient", "a.b"]
-        + ['{"a.b"={selector="x",file="/etc/hostname"}}', '{"[1.2.3.4]"={}}', '["pcre:/etc/hostname"]', ":25", "dns"]
+        [
+            "[]",
+            "{}",
+            "[[]]",
+            "{x={}}",
+            "true",
+            "-1",
+            "1.5",
+            "1e400",
+            "nan",
+            "2024-01-01",
+            '""',
+            '["a.b:25"]',
+            '["\\u0000"]',
+            '"10.5"',
+            '[{match="*"}]',
+            "{mx={}}",
+            '["::1%0"]',
+            '["*@a..b"]',
+            "recipient",
+            "a.b",
+            ":25",
+            "dns",
+            '{"a.b"={selector="x",file="/etc/hostname"}}',
+            '{"[1.2.3.4]"={}}',
+            '["pcre:/etc/hostname"]',
+        ]
     ),
+    st.sampled_from(["1\nb=2", "9" * 400, "9" * 5000]),
 )
 
 

@@ -10,6 +10,7 @@ from smtproute.core.routes import Route, Target, parse_match
 from smtproute.core.settings import Mode, Role
 
 HOST = "mail.example.org"
+CAPTURE = Target(Mode.CAPTURE)
 
 
 def text_table(entries: dict[str, str], file: str = "postfix-virtual.cf", fault: str = "") -> TextTable:
@@ -27,7 +28,7 @@ def routing(
     accounts: tuple[str, ...] = (),
     domains: tuple[str, ...] = (),
     routes: tuple[tuple[str, Target], ...] = (),
-    default: Target = Target(Mode.CAPTURE),
+    default: Target = CAPTURE,
     delimiter: str = "+",
 ) -> Routing:
     made = aliases(*tables, delimiter=delimiter)

@@ -143,6 +143,7 @@ def test_our_field() -> None:
         b' spf=pass smtp.mailfrom=a@b.example smtp.remote-ip="2001:db8::1";\r\n'
         b' iprev=fail (a; b) policy.note=""\r\n'
     )
+    assert field("mx.bücher.example", []) == b"Authentication-Results: mx.xn--bcher-kva.example;\r\n none\r\n"
     assert field(US, []) == b"Authentication-Results: mx.example.org;\r\n none\r\n"
 
 
@@ -151,13 +152,14 @@ def test_our_field() -> None:
     [
         ("a@b.example", "a@b.example"),
         ("@b.example", "@b.example"),
-        ("a+b=c@b.example", '"a+b=c@b.example"'),
+        ("a+b=c/d@b.example", "a+b=c/d@b.example"),
         ('"a b"@b.example', '"a b"@b.example'),
         ('"a\\"b"@b.example', '"a\\"b"@b.example'),
         ('say "x"', '"say \\"x\\""'),
         ("a\\b", '"a\\\\b"'),
         ("", '""'),
         ("a;b", '"a;b"'),
+        ("a=b", '"a=b"'),
         ("ü@b.example\r\n\0", '"?@b.example???"'),
         ("x" * 1000, "x" * 400),
     ],

@@ -1,0 +1,141 @@
+"""Our tables against Postfix's own: whatever `postmap -q` finds in a file, we find, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from smtproute.config.tables import pcre_table, text_table
+from smtproute.core.address import Address, Domain
+from smtproute.core.aliases import Aliases, PcreTable, expand
+from smtproute.core.plan import Tried
+
+POSTMAP = shutil.which("postmap", path=os.environ.get("PATH", "") + ":/usr/sbin") or "postmap"
+ORIGIN = Domain.parse("origin.example")
+
+
+def postmap(kind: str, table: bytes, queries: list[str]) -> tuple[dict[str, str], str]:
+    """What `postmap -q -` answers for each query that it knows, and what it complains of."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "main.cf").write_text("compatibility_level = 3.6\n")
+        file = Path(folder) / "table"
+        file.write_bytes(table)
+        os.utime(file, (0, 0))  # a texthash file of this second is read twice, with a pause between
+        asked = subprocess.run(
+            [POSTMAP, "-c", folder, "-q", "-", f"{kind}:{file}"],
+            input="".join(f"{query}\n" for query in queries).encode(),
+            capture_output=True,
+            timeout=20,
+        )
+    complaints = asked.stderr.decode(errors="replace")
+    if "unsupported dictionary type" in complaints:
+        pytest.skip(f"this Postfix has no {kind} tables")
+    assert "fatal" not in complaints, complaints
+    answers = dict(line.split("\t", 1) for line in asked.stdout.decode("utf-8", "surrogateescape").split("\n") if line)
+    return answers, complaints
+
+
+# Text
+
+TEXT_PIECES = ["a", "B", "a@x.y", "@x.y", "#", " ", "  ", "\t", "\r", "\v", "\n", "\n", "\n", ":", ",", '"', "é", "v"]
+TEXT_QUERIES = ["a", "b", "A", "B", "a@x.y", "ab", "@x.y", "aa", "v", "a:", ":", ",", "é", "av", "ba", "va", "bb", "vv"]
+
+
+@pytest.mark.peer("postmap")
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.sampled_from(TEXT_PIECES), max_size=40).map("".join))
+@example("a v\r\n\r\n# c\r\n  b\r\nb\tv")
+@example("a v\n\n   # c\n v\nA b\n")
+@example(' a\n b\n\n#\na "b" c\n')
+def test_text_tables_agree(text: str) -> None:
+    answers, complaints = postmap("texthash", text.encode(), TEXT_QUERIES)
+    table, _ = text_table("t", text)
+    assert {
+        query: table.entries[query.lower()].value for query in TEXT_QUERIES if query.lower() in table.entries
+    } == answers
+    assert bool(table.fault) == ("duplicate entry" in complaints)
+
+
+# PCRE
+
+PATTERN = st.lists(
+    st.sampled_from(
+        [
+            *"ab.@^$|+?x",
+            "(a)",
+            "(b)?",
+            "(b|(a))",
+            "[ab]",
+            "[^a]",
+            r"\.",
+            r"\/",
+            r"\x61",
+            r"\x{62}",
+            r"\xg",
+            r"\u",
+            r"\x6",
+        ]
+        + ["(", "[", " ", "/", "~", r"\Qa.b\E", r"\Q\x{61}", "(?i)", "(?!a)", r"\1", "é", r"\\", "{2}", "#c"]
+    ),
+    max_size=6,
+).map("".join)
+RESULT = st.lists(
+    st.sampled_from(
+        ["r", "s@x.y", "$1", "${2}", "$(1)", "$$", "$0", "$3", "$a", "${1", "$(1(2))", " ", "$", "-", "$1$2"]
+    ),
+    max_size=3,
+).map("".join)
+FLAGS = st.text("imsxAEUXq", max_size=2)
+RULE = st.builds(
+    "{}{}{}{}{} {}".format,
+    st.sampled_from(["", "", "", "!", "! !", "! "]),
+    delimiter := st.shared(st.sampled_from(["/", "/", "/", "~", "{", '"', "a"]), key="delimiter"),
+    PATTERN,
+    delimiter,
+    FLAGS | st.just(""),
+    RESULT,
+)
+LINE = st.one_of(
+    RULE,
+    RULE,
+    st.builds("{}{}".format, st.sampled_from(["if ", "IF", "if !", "ifa", "If  "]), RULE),
+    st.builds("/{}/ r".format, PATTERN),
+    st.builds("if /{}/".format, PATTERN),
+    st.builds("if !/{}/".format, PATTERN),
+    st.sampled_from(["endif", "ENDIF x", "endifx", "#/a/ r", "", "  ", "  continued", "\t$1", "word", "/a/ r\r"]),
+)
+QUERIES = ["a@b", "b@a", "ab@a.b", "B@A", "aa@ab", "b.a@a", "aab@b.b", "x@x", "A@a", "a/b@a", "é@a", "abab@aabb"]
+
+
+def answered(table: PcreTable, address: str) -> str | None:
+    """The first result of the table; "" for one that is empty."""
+    expansion = expand(Aliases((table,), ORIGIN), Address.parse(address))
+    for step in expansion.steps:
+        if "the result is empty" in step.why:
+            return ""
+        if step.result is Tried.MATCHED:
+            return step.why.partition(": alias to ")[2]
+        if step.tried != address:
+            break
+    return None
+
+
+@pytest.mark.peer("postmap")
+@settings(max_examples=200, deadline=None)
+@given(st.lists(LINE, min_size=1, max_size=6).map("\n".join))
+@example("/^(a)(x)?b?@/ [$1][$2]|${1}|$(1)|$$\n")
+@example("if /b/\nif !/^a/\n/./ r\nendif\n/a/ s\nendif\n/./ v\n")
+@example("if /b\n/a/ s\nendif\n/./ v\n")
+@example("/a.*?(.)/U $1\n/B@A/i r\n/a b/x s\n/b/A v")
+def test_pcre_tables_agree(text: str) -> None:
+    answers, _ = postmap("pcre", text.encode(), QUERIES)
+    table, _ = pcre_table("t", text)
+    ours = {query: answered(table, query) for query in QUERIES}
+    assert {query: value for query, value in ours.items() if value is not None} == answers
