@@ -1,29 +1,34 @@
 """The listener: binds a port, owns the sessions that come of it, and ends them in order.
 
-It is a context manager: on entry it listens, on exit every session is over. Whoever enters it is the task that a
-failing session would take down, as asyncio.TaskGroup has it.
+It accepts by itself, so that every connection is a task of its TaskGroup from the first octet, the TLS handshake
+included. It is a context manager: on entry it listens, on exit every session is over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Limits, ListenerTls
 from smtproute.core.settings import Listener as Settings
 from smtproute.smtp.door import Doors
-from smtproute.smtp.session import SHUTTING_DOWN, Session
+from smtproute.smtp.session import HANDSHAKE, Session
 from smtproute.world import World
 
 __all__ = ["Listener", "ListenerFailed", "server_context"]
 
 _BACKLOG = 1024
+_PAUSE = 1.0
+"""Seconds before accepting is tried again when the machine has no descriptor or memory left for a connection."""
+
 _FULL = Reply(421, "4.3.2", "Too many connections here: connect again later")
 _TOO_MANY = Reply(421, "4.7.0", "Too many connections from your address: close some, or connect again later")
 
@@ -66,53 +71,43 @@ class Listener:
         self._world = world
         self._emit = emit
         self._tasks = asyncio.TaskGroup()
-        self._sessions: dict[asyncio.Task[None], Session] = {}
+        self._accepting: asyncio.Task[None] | None = None
+        self._sessions: dict[asyncio.Task[None], Session | None] = {}
+        """None during the TLS handshake."""
         self._by_address: Counter[str] = Counter()
-        self._server: asyncio.Server | None = None
         self._address = ("", 0)
-        self._draining = False
 
     @property
     def settings(self) -> Settings:
         return self._settings
 
     @property
-    def sessions(self) -> int:
-        """How many are open."""
-        return len(self._sessions)
-
-    @property
     def address(self) -> tuple[str, int]:
         """Where it really listens: host and port."""
         return self._address
+
+    @property
+    def sessions(self) -> int:
+        """How many connections are open."""
+        return len(self._sessions)
 
     async def __aenter__(self) -> Self:
         """Listens. Raises ListenerFailed."""
         settings = self._settings
         self._context = server_context(settings)
+        listening = await self._bind()
+        self._address = listening.getsockname()[:2]
         await self._tasks.__aenter__()
-        loop = asyncio.get_running_loop()
-        try:
-            self._server = await loop.create_server(self._accept, settings.host, settings.port, backlog=_BACKLOG)
-        except OSError as error:
-            await self._tasks.__aexit__(None, None, None)
-            where = f"{settings.host}:{settings.port}"
-            raise ListenerFailed(f"listener {settings.name}: {where}: {error.strerror or error}") from error
-        host, port = self._address = self._server.sockets[0].getsockname()[:2]
-        facts = {
-            "listener": settings.name,
-            "host": host,
-            "port": port,
-            "role": settings.role.value,
-            "tls": settings.tls.value,
-        }
-        self._emit(Event(Happening.LISTENING, self._world.clock.now(), facts=facts))
+        self._accepting = self._tasks.create_task(self._accept(listening))
+        host, port = self._address
+        facts = {"host": host, "port": port, "role": settings.role.value, "tls": settings.tls.value}
+        self._tell(Happening.LISTENING, **facts)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stops at once what `drain` has not ended."""
+        """Ends at once what `drain` has not ended."""
         self._stop_accepting()
         for task in self._sessions:
             task.cancel()
@@ -121,68 +116,118 @@ class Listener:
     def update(self, settings: Settings, limits: Limits, context: ssl.SSLContext | None) -> None:
         """For connections from now on; the open ones live on as they began. Host and port stay as they are bound.
 
-        `context` is the `server_context` of these settings: it is made before anything is changed.
+        `context` is the `server_context` of these settings: whatever is wrong with it is known before this.
         """
         self._settings = settings
         self._limits = limits
         self._context = context
 
     async def drain(self, deadline: float) -> None:
-        """Stops accepting; sessions end when their transaction has ended, or after `deadline` seconds."""
+        """Accepts no more. Sessions end when their transaction has ended, and all after `deadline` seconds."""
         self._stop_accepting()
-        self._draining = True
-        for session in self._sessions.values():
-            session.shut_down()
+        for task, session in self._sessions.items():
+            if session is None:
+                task.cancel()
+            else:
+                session.shut_down()
         if self._sessions:
-            await asyncio.wait(list(self._sessions), timeout=deadline)
-        late = list(self._sessions)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
+            _, late = await asyncio.wait(list(self._sessions), timeout=deadline)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     def _stop_accepting(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
 
-    def _accept(self) -> Session:
-        return Session(
-            self._settings,
-            self._limits,
-            self._context,
-            self._hostname,
-            self._doors,
-            self._world,
-            self._emit,
-            self._opened,
-        )
+    async def _bind(self) -> socket.socket:
+        """The listening socket; on `::` it takes IPv4 as well, and of a host name it takes the first address."""
+        settings = self._settings
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, _, _, _, address = found[0]
+            dual = address[0] == "::" and socket.has_dualstack_ipv6()
+            listening = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise ListenerFailed(f"listener {settings.name}: {where}: {error.strerror or error}") from error
+        listening.setblocking(False)
+        return listening
 
-    def _opened(self, session: Session) -> None:
-        """A connection stands: it becomes a session if there is room for one."""
-        peer = session.peer
-        if peer is None:
-            session.transport.abort()
-            return
-        ip, port = peer
-        refusal = None
-        if self._draining:
-            refusal = SHUTTING_DOWN
-        elif len(self._sessions) >= self._limits.connections:
-            refusal = _FULL
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    connection, name = await loop.sock_accept(listening)
+                except OSError as error:
+                    self._tell(Happening.WARNING, warning=f"a connection could not be accepted: {error}")
+                    await self._world.clock.sleep(_PAUSE)
+                else:
+                    self._opened(connection, *_peer(name))
+
+    def _opened(self, connection: socket.socket, ip: str, port: int) -> None:
+        """A connection becomes a session if there is room for one."""
+        if len(self._sessions) >= self._limits.connections:
+            self._turn_away(connection, ip, _FULL)
         elif self._by_address[ip] >= self._limits.connections_per_address:
-            refusal = _TOO_MANY
-        if refusal is not None:
-            session.turn_away(refusal)
-            facts = {"listener": self._settings.name, "client": ip, "command": "", "reply": str(refusal)}
-            self._emit(Event(Happening.REFUSED, self._world.clock.now(), facts=facts))
+            self._turn_away(connection, ip, _TOO_MANY)
+        else:
+            session = Session(
+                ip,
+                port,
+                self._settings,
+                self._limits,
+                self._context,
+                self._hostname,
+                self._doors(self._settings),
+                self._world,
+                self._emit,
+            )
+            implicit = self._settings.tls is ListenerTls.IMPLICIT
+            task = self._tasks.create_task(self._serve(session, connection, self._context if implicit else None))
+            self._sessions[task] = None
+            self._by_address[ip] += 1
+            task.add_done_callback(lambda task: self._ended(task, ip))
+
+    def _turn_away(self, connection: socket.socket, ip: str, reply: Reply) -> None:
+        """With a last word, if the client is not expecting TLS."""
+        with connection:
+            connection.setblocking(False)
+            if self._settings.tls is not ListenerTls.IMPLICIT:
+                try:
+                    connection.send(reply.wire())
+                except OSError:
+                    pass  # it has gone already
+        self._tell(Happening.REFUSED, client=ip, command="", reply=str(reply))
+
+    async def _serve(self, session: Session, connection: socket.socket, context: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(min(HANDSHAKE, self._limits.timeout)):
+                await loop.connect_accepted_socket(lambda: session, connection, ssl=context)
+        except OSError as error:
+            self._tell(Happening.WARNING, client=session.client.ip, warning=f"no TLS: {error!r}")
             return
-        task = session.start(ip, port, self._tasks)
+        task = asyncio.current_task()
+        assert task is not None
         self._sessions[task] = session
-        self._by_address[ip] += 1
-        task.add_done_callback(lambda task: self._ended(task, ip))
+        await session.serve()
 
     def _ended(self, task: asyncio.Task[None], ip: str) -> None:
         del self._sessions[task]
         self._by_address[ip] -= 1
         if not self._by_address[ip]:
             del self._by_address[ip]
+
+    def _tell(self, what: Happening, **facts: Any) -> None:
+        self._emit(Event(what, self._world.clock.now(), facts={"listener": self._settings.name, **facts}))
+
+
+def _peer(name: tuple[Any, ...]) -> tuple[str, int]:
+    """IP address and port of a client; an IPv4 address that is mapped into IPv6 as the IPv4 address."""
+    mapped = getattr(ip_address(name[0]), "ipv4_mapped", None)
+    return str(mapped or name[0]), name[1]

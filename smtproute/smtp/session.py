@@ -22,7 +22,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from ipaddress import ip_address
 from typing import assert_never, cast
 
 from aiosmtpd.smtp import SMTP, sanitize
@@ -35,15 +34,15 @@ from smtproute.core.reply import Reply
 from smtproute.core.settings import Limits, Listener, ListenerTls
 from smtproute.core.transcript import Arrow, Line
 from smtproute.smtp import wire
-from smtproute.smtp.door import Doors
+from smtproute.smtp.door import Door
 from smtproute.smtp.wire import ClientGone, ContentRefused, Verb, WireError
 from smtproute.world import World
 
-__all__ = ["SHUTTING_DOWN", "Session"]
+__all__ = ["HANDSHAKE", "Session"]
 
 _CHUNK = 65536
 """Octets of one read, and of replies gathered before they are written."""
-_HANDSHAKE = 60.0
+HANDSHAKE = 60.0
 """Seconds for a TLS handshake, if limits.timeout is longer."""
 _CLOSING = 5.0
 """Seconds for the last octets to leave before the connection is cut."""
@@ -52,7 +51,7 @@ _CUTTING = 0.2
 _LINES = 4096
 """Lines of a transaction that its transcript keeps."""
 
-SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect again later")
+_SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect again later")
 _READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
 _SILENT = Reply(421, "4.4.2", "Nothing came from you for too long: connect again")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many refused commands: mend what the replies above say, then connect again")
@@ -63,38 +62,38 @@ _FAULT_AT_CONNECT = Reply(421, "4.3.0", "Something failed here, and it was noted
 
 
 class Session(SMTP):
-    """One connection. `opened` is called as soon as it stands, and has to `start` it or to `turn_away` the client."""
+    """One connection. Once it stands, `serve` is the whole conversation."""
 
     line_length_limit = _CHUNK
     transport: asyncio.Transport
 
     def __init__(
         self,
+        ip: str,
+        port: int,
         settings: Listener,
         limits: Limits,
         context: ssl.SSLContext | None,
         hostname: str,
-        doors: Doors,
+        door: Door,
         world: World,
         emit: Emit,
-        opened: Callable[[Session], None],
     ) -> None:
         super().__init__(None, hostname=hostname, loop=asyncio.get_running_loop())
+        self.client = Client(ip, port, settings.name, settings.role, trusted=permit.trusts(settings, ip))
         self._settings = settings
         self._limits = limits
         self._context = context
-        self._door = doors(settings)
+        self._door = door
         self._clock = world.clock
         self._emit = emit
-        self._opened = opened
-        self._client = Client("", 0, settings.name, settings.role, trusted=False)
 
         self._lines = wire.CommandLines()
         self._replies: list[bytes] = []
         self._gathered = 0
         self._waiting: asyncio.Timeout | None = None
-        self._speaking = settings.tls is not ListenerTls.IMPLICIT
-        """Whether a reply can be written: not while TLS is being negotiated."""
+        self._negotiating = False
+        """TLS is being negotiated: no reply can be written."""
         self._over = False
         self._draining = False
         self._errors = 0
@@ -116,9 +115,6 @@ class Session(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super(SMTP, self).connection_made(transport)
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        if not self._speaking:
-            self.transport.pause_reading()  # the first octets are for TLS
-        self._opened(self)
 
     def eof_received(self) -> bool | None:
         """The client has sent everything, and may still be waiting for our replies: nothing is cancelled."""
@@ -130,27 +126,9 @@ class Session(SMTP):
 
     # What the listener does with it.
 
-    @property
-    def peer(self) -> tuple[str, int] | None:
-        """IP address and port of the client; None if it has gone already. A mapped IPv4 address as the IPv4 one."""
-        name = self._writer.get_extra_info("peername")
-        if not name:
-            return None
-        mapped = getattr(ip_address(name[0]), "ipv4_mapped", None)
-        return str(mapped or name[0]), name[1]
-
-    def start(self, ip: str, port: int, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
-        """Begins the conversation with the client at this address, as a task of the group."""
-        self._client = replace(self._client, ip=ip, port=port, trusted=permit.trusts(self._settings, ip))
-        return tasks.create_task(self._handle_client())
-
-    def turn_away(self, reply: Reply) -> None:
-        """Closes the connection at once, with a last word unless the client expects TLS."""
-        if self._speaking:
-            self._writer.write(reply.wire())
-            self._writer.close()
-        else:
-            self._writer.transport.abort()
+    async def serve(self) -> None:
+        """Speaks with the client until one of the two has had enough."""
+        await self._handle_client()
 
     def shut_down(self) -> None:
         """Ends the session as soon as no transaction is open: now, if it is idle."""
@@ -172,8 +150,8 @@ class Session(SMTP):
             pass
         except asyncio.CancelledError:
             patience = _CUTTING
-            if self._speaking:
-                self._say(SHUTTING_DOWN)
+            if not self._negotiating:
+                self._say(_SHUTTING_DOWN)
                 self._writer.write(b"".join(self._replies))
             raise
         finally:
@@ -183,7 +161,7 @@ class Session(SMTP):
     async def _close(self, patience: float) -> None:
         try:
             async with asyncio.timeout(patience):
-                if self._speaking:
+                if not self._negotiating:
                     self._writer.close()
                     await self._writer.wait_closed()
         except OSError:  # TimeoutError is one
@@ -192,14 +170,14 @@ class Session(SMTP):
             self.transport.abort()
 
     async def _converse(self) -> None:
-        self._note(f"connected from [{self._client.ip}]:{self._client.port}")
-        if not self._speaking:
-            await self._start_tls()
+        self._write_down(Arrow.NOTE, f"connected from [{self.client.ip}]:{self.client.port}")
+        if self._settings.tls is ListenerTls.IMPLICIT:
+            self._tls_started()
         self._say(await self._greeting())
         self._record = self._said
         while not self._over:
             if self._draining and not self._in_transaction:
-                self._say(SHUTTING_DOWN)
+                self._say(_SHUTTING_DOWN)
                 break
             try:
                 line = self._lines.next()
@@ -218,8 +196,8 @@ class Session(SMTP):
 
     async def _greeting(self) -> Reply:
         reply = _STRANGER
-        if permit.admits(self._settings, self._client.ip):
-            reply = await self._guarded(partial(self._door.connect, self._client))
+        if permit.admits(self._settings, self.client.ip):
+            reply = await self._guarded(partial(self._door.connect, self.client))
         else:
             self._refused(reply)
         self._over = not reply.positive
@@ -250,7 +228,7 @@ class Session(SMTP):
             facts = {
                 "where": f"session: {self._heard or 'connect'}",
                 "listener": self._settings.name,
-                "client": self._client.ip,
+                "client": self.client.ip,
                 "error": repr(error),
                 "traceback": traceback.format_exc(),
             }
@@ -307,7 +285,7 @@ class Session(SMTP):
 
     async def _welcome(self, host: str, esmtp: bool) -> Reply:
         await self._reset()
-        self._client = replace(self._client, helo=host, esmtp=esmtp)
+        self.client = replace(self.client, helo=host, esmtp=esmtp)
         if not esmtp:
             return Reply(250, "", self.hostname)
         offers = [self.hostname, "PIPELINING", f"SIZE {self._limits.message_size}", "8BITMIME", "SMTPUTF8"]
@@ -317,10 +295,10 @@ class Session(SMTP):
 
     @property
     def _may_start_tls(self) -> bool:
-        return self._settings.tls is ListenerTls.STARTTLS and not self._client.tls
+        return self._settings.tls is ListenerTls.STARTTLS and not self.client.tls
 
     async def _starttls(self) -> Reply:
-        if self._client.tls:
+        if self.client.tls:
             return self._refused(Reply(503, "5.5.1", "TLS is active already: go on with MAIL"))
         if not self._may_start_tls:
             return self._refused(Reply(502, "5.5.1", "There is no TLS on this listener: go on in plain text"))
@@ -329,14 +307,14 @@ class Session(SMTP):
         return _READY_FOR_TLS
 
     async def _mail(self, command: wire.Mail) -> Reply:
-        if not self._client.helo:
+        if not self.client.helo:
             return self._refused(Reply(503, "5.5.1", "Send EHLO or HELO first"))
         if self._envelope is not None:
             return self._refused(Reply(503, "5.5.1", "A transaction is open: go on with RCPT, or send RSET first"))
         limit = self._limits.message_size
         if command.size is not None and command.size > limit:
             return self._refused(Reply(552, "5.3.4", f"A message has at most {limit} octets here: send less"))
-        envelope = Envelope(self._client, command.reverse_path, command.size, command.eight_bit, command.smtputf8)
+        envelope = Envelope(self.client, command.reverse_path, command.size, command.eight_bit, command.smtputf8)
         self._tried = self._recipients = 0
         self._faulted = False
         reply = await self._door.mail(envelope)
@@ -460,17 +438,17 @@ class Session(SMTP):
         What was received in plain text stays behind with the reader that received it.
         """
         assert self._context is not None
-        self._speaking = False
+        self._negotiating = True
         self._lines = wire.CommandLines()
         reader = asyncio.StreamReader(limit=_CHUNK, loop=self.loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
         try:
-            async with asyncio.timeout(min(_HANDSHAKE, self._limits.timeout)) as self._waiting:
+            async with asyncio.timeout(min(HANDSHAKE, self._limits.timeout)) as self._waiting:
                 transport = await self.loop.start_tls(self.transport, protocol, self._context, server_side=True)
             if transport is None:
                 raise ConnectionResetError("the client hung up")
         except OSError as error:
-            facts = {"listener": self._settings.name, "client": self._client.ip, "warning": f"no TLS: {error!r}"}
+            facts = {"listener": self._settings.name, "client": self.client.ip, "warning": f"no TLS: {error!r}"}
             self._emit(Event(Happening.WARNING, self._clock.now(), facts=facts))
             raise ClientGone(str(error)) from error
         finally:
@@ -478,13 +456,18 @@ class Session(SMTP):
         protocol.connection_made(transport)
         self._reader, self._writer = reader, asyncio.StreamWriter(transport, protocol, reader, self.loop)
         self.transport = transport
-        self._speaking = True
-        tls = transport.get_extra_info("ssl_object")
-        self._client = replace(self._client, helo="", esmtp=False, tls=f"{tls.version()} {tls.cipher()[0]}")
+        self._negotiating = False
         self._opening += [*self._hello, *self._said]
         self._hello = []
         self._said.clear()
-        self._opening.append(Line(Arrow.NOTE, self._clock.now(), f"TLS started: {self._client.tls}"))
+        self._record = self._opening
+        self._tls_started()
+        self._record = self._said
+
+    def _tls_started(self) -> None:
+        tls = self.transport.get_extra_info("ssl_object")
+        self.client = replace(self.client, helo="", esmtp=False, tls=f"{tls.version()} {tls.cipher()[0]}")
+        self._write_down(Arrow.NOTE, f"TLS started: {self.client.tls}")
 
     # What is said, and what is written down.
 
@@ -493,7 +476,7 @@ class Session(SMTP):
         octets = reply.wire()
         self._replies.append(octets)
         self._gathered += len(octets)
-        arrow = Arrow.SENT_TLS if self._client.tls else Arrow.SENT
+        arrow = Arrow.SENT_TLS if self.client.tls else Arrow.SENT
         for line in octets.decode("utf-8").split("\r\n")[:-1]:
             self._write_down(arrow, line)
         if reply.code == 421:
@@ -507,7 +490,7 @@ class Session(SMTP):
         """Makes it known that the session itself refuses what it heard last; the Door speaks for its own refusals."""
         facts = {
             "listener": self._settings.name,
-            "client": self._client.ip,
+            "client": self.client.ip,
             "command": self._heard,
             "reply": str(reply),
         }
@@ -520,10 +503,7 @@ class Session(SMTP):
 
     @property
     def _received(self) -> Arrow:
-        return Arrow.RECEIVED_TLS if self._client.tls else Arrow.RECEIVED
-
-    def _note(self, text: str) -> None:
-        self._write_down(Arrow.NOTE, text)
+        return Arrow.RECEIVED_TLS if self.client.tls else Arrow.RECEIVED
 
     def _write_down(self, arrow: Arrow, text: str) -> None:
         self._record.append(Line(arrow, self._clock.now(), text))
