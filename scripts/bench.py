@@ -298,15 +298,14 @@ def postfix(name: str, folder: Path, load: Load, key: Path, sealed: bool, stack:
     sink, probe = Sink(folder, "sink", stack), Sink(folder, "probe", stack, keep=True)
     port = free_port()
     config, queue, data = folder / "config", folder / "queue", folder / "data"
-    for each in (config, queue, data):
-        each.mkdir()
+    for folder_made in (config, queue, data):
+        folder_made.mkdir()
     shutil.chown(data, owner)
-    for each, mode in QUEUE_FOLDERS.items():
-        made = queue / each
-        made.mkdir()
-        made.chmod(mode)
-        if each != "pid":
-            shutil.chown(made, owner, "postdrop" if each in ("maildrop", "public") else None)
+    for part, mode in QUEUE_FOLDERS.items():
+        (queue / part).mkdir()
+        (queue / part).chmod(mode)
+        if part != "pid":
+            shutil.chown(queue / part, owner, "postdrop" if part in ("maildrop", "public") else None)
     (config / "virtual").write_text(f"{ALIAS} to@sink.example\n{PROBE} to@probe.example\n")
     (config / "transport").write_text(
         f"sink.example smtp:[127.0.0.1]:{sink.port}\nprobe.example smtp:[127.0.0.1]:{probe.port}\n"
@@ -349,7 +348,8 @@ default_process_limit = {max(100, load.connections_in)}
 
 
 QUEUE_FOLDERS = dict.fromkeys(
-    ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"), 0o700
+    ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"),
+    0o700,
 ) | {"maildrop": 0o730, "public": 0o710, "pid": 0o755}
 """As `postfix check` makes them."""
 
@@ -564,7 +564,7 @@ def bench(names: Sequence[str], rounds: int, load: Load, parent: Path, keep: boo
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(workplace(parent, keep))
         how = "many messages a connection" if load.reuse else "one message a connection"
-        say(f"{load.messages} messages of {load.size} octets in {load.sessions} sessions, {how}; {rounds} rounds, in turn")
+        say(f"{load.messages} messages of {load.size} octets in {load.sessions} sessions, {how}; {rounds} rounds")
         say(
             f"Postfix {version('postconf', '-d', 'mail_version')}; {version('rspamd', '--version')}; "
             f"smtproute on Python {sys.version.split()[0]}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
@@ -597,7 +597,11 @@ def bench(names: Sequence[str], rounds: int, load: Load, parent: Path, keep: boo
                 say(complaint)
         had = {name: its for name, its in results.items() if its}
         say(table.row("median", {name: statistics.median(each.delivered for each in its) for name, its in had.items()}))
-        say(table.row("median, to 250", {name: statistics.median(each.accepted for each in its) for name, its in had.items()}))
+        say(
+            table.row(
+                "median, to 250", {name: statistics.median(each.accepted for each in its) for name, its in had.items()}
+            )
+        )
         time.sleep(1)
         for each in running:
             if (more := each.sink.look() - expected[each.name]) > 0:

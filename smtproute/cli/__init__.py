@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
 import typer
 
 from smtproute.cli import check, demo, explain, queue, serve, trace
@@ -18,6 +17,9 @@ __all__ = ["main"]
 
 USAGE = 64
 """EX_USAGE of sysexits(3)."""
+
+# The root of typer's own errors: click's, or since typer carries its own copy of click, that copy's.
+_Refused: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="smtproute",
@@ -39,10 +41,10 @@ def main() -> None:
     """The entry point."""
     try:
         status: Any = app(standalone_mode=False)
-    except click.ClickException as error:
+    except _Refused as error:
         error.show()
         sys.exit(USAGE)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

@@ -6,7 +6,6 @@ import asyncio
 import json
 from typing import Annotated
 
-import click
 import typer
 
 from smtproute.cli.configuration import OPTION
@@ -39,19 +38,19 @@ def command(
     listeners = snapshot.settings.listeners
     name = listener if listener is not None else next(iter(listeners))
     if name not in listeners:
-        raise click.UsageError(f"there is no listener {name!r}: the configuration has {', '.join(listeners)}")
+        raise typer.BadParameter(f"there is no listener {name!r}: the configuration has {', '.join(listeners)}")
     try:
         recipients = [Address.parse(address) for address in addresses]
         reverse_path = Address.parse(sender) if sender else None
     except AddressError as error:
-        raise click.UsageError(str(error)) from None
+        raise typer.BadParameter(str(error)) from None
     # Who usually speaks to it: a stranger (TEST-NET-1) to an inbound listener, this machine to a trusted one.
     usual = "192.0.2.1" if listeners[name].role is Role.INBOUND else "127.0.0.1"
     ip = client_ip if client_ip is not None else usual
     try:
         client = Client(ip, 0, name, listeners[name].role, trusts(listeners[name], ip))
     except ValueError:
-        raise click.UsageError(f"--client-ip {ip}: it is no IP address") from None
+        raise typer.BadParameter(f"--client-ip {ip}: it is no IP address") from None
     envelope = Envelope(client, reverse_path)
     explained = asyncio.run(explain(snapshot, endpoints(snapshot.settings, World()).candidates, envelope, recipients))
     for each in explained:

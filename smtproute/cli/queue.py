@@ -6,7 +6,6 @@ import asyncio
 import json
 from typing import Annotated, Any
 
-import click
 import typer
 
 from smtproute.cli.configuration import OPTION
@@ -67,7 +66,7 @@ async def _show(config: str | None, message: str) -> None:
     async with opened(config) as spool:
         entries = await spool.entries(message)
         if not entries:
-            raise click.UsageError(f"there is no message {message}")
+            raise typer.BadParameter(f"there is no message {message}")
         for entry in entries:
             print(_line(_facts(entry)))
         print(flush=True)
@@ -86,7 +85,7 @@ def _changing(name: str, text: str) -> None:
         config: Annotated[str | None, OPTION] = None,
     ) -> None:
         if bool(messages) == everything:
-            raise click.UsageError("name the messages, or say --all")
+            raise typer.BadParameter("name the messages, or say --all")
         raise typer.Exit(asyncio.run(_change(config, name, None if everything else messages)))
 
     command.__doc__ = text

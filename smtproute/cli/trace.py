@@ -7,7 +7,6 @@ import json
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from smtproute.cli.configuration import OPTION
@@ -49,7 +48,7 @@ async def _trace(config: str | None, message: str, follow: bool, as_json: bool) 
             finished = all(entry.state.finished for entry in await spool.entries(message))
             new = await spool.events(message, last)
             if not new and not shown:
-                raise click.UsageError(f"there is no message {message}")
+                raise typer.BadParameter(f"there is no message {message}")
             events = [event for _, event in new]
             if as_json:
                 for event in events:
@@ -84,7 +83,7 @@ async def _octets(config: str | None, message: str, delivery: int | None) -> Non
         try:
             content = await spool.content(message)
         except SpoolFailed as gone:
-            raise click.UsageError(f"the content of {message} is not kept: {gone}") from None
+            raise typer.BadParameter(f"the content of {message} is not kept: {gone}") from None
         if delivery is not None:
             made = [
                 event.facts
@@ -92,7 +91,7 @@ async def _octets(config: str | None, message: str, delivery: int | None) -> Non
                 if event.what is Happening.ATTEMPT and delivery in event.facts["recipients"]
             ]
             if not made:
-                raise click.UsageError(f"delivery {delivery} of {message} was never sent to an endpoint")
+                raise typer.BadParameter(f"delivery {delivery} of {message} was never sent to an endpoint")
             removed = tuple((start, end) for start, end in made[-1]["removed"])
             content = apply(Edit(removed, made[-1]["prepended"].encode("latin-1")), content)
     sys.stdout.buffer.write(content)

@@ -261,7 +261,7 @@ class Dispatcher:
             return _Report([(entry, self._judged(entry, choice.refusal)) for entry in job.entries])
         report = _Report()
         if not choice.candidates:
-            refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(endpoint, choice, {}))
+            refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, {}))
             report.outcomes = [(entry, self._deferred(entry, refusal)) for entry in job.entries]
             return report
         content = await self._spool.content(job.message.id)
@@ -333,7 +333,7 @@ class Dispatcher:
             refusal = Refusal(
                 answer.reply if answer.reply is not None and answer.reply.temporary else _UNREACHED,
                 f"endpoint {endpoint.name}",
-                _nobody(endpoint, choice, tried),
+                _nobody(choice, tried),
             )
             report.outcomes.append((entry, self._deferred(entry, refusal, candidate.server.host)))
 
@@ -404,11 +404,11 @@ def _dead(entry: Entry) -> Outcome:
     return Outcome(Result.FAILED, refusal)
 
 
-def _nobody(endpoint: Endpoint, choice: Choice, tried: dict[Candidate, str]) -> str:
+def _nobody(choice: Choice, tried: dict[Candidate, str]) -> str:
     """Everything that was tried, and how each ended, in one line."""
     parts = [f"{candidate} {how}" for candidate, how in tried.items()]
     parts += [str(looked.resolved) for looked in choice.looked if not looked.resolved.addresses]
-    return f"endpoint {endpoint.name}: no server took the message: {'; '.join(parts)}"
+    return f"no server took the message: {'; '.join(parts)}"
 
 
 def _told(entry: Entry, outcome: Outcome, now: float) -> Event:

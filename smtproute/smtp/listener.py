@@ -164,10 +164,11 @@ class Listener:
                 try:
                     connection, name = await loop.sock_accept(listening)
                 except OSError as error:
-                    self._tell(Happening.WARNING, warning=f"a connection could not be accepted: {error}")
+                    self._tell(Happening.WARNING, what=f"a connection could not be accepted: {error}")
                     await self._world.clock.sleep(_PAUSE)
                 else:
                     self._opened(connection, *_peer(name))
+                    await asyncio.sleep(0)  # however many are waiting, those that are open go on
 
     def _opened(self, connection: socket.socket, ip: str, port: int) -> None:
         """A connection becomes a session if there is room for one."""
@@ -210,7 +211,8 @@ class Listener:
             async with asyncio.timeout(min(HANDSHAKE, self._limits.timeout)):
                 await loop.connect_accepted_socket(lambda: session, connection, ssl=context)
         except OSError as error:
-            self._tell(Happening.WARNING, client=session.client.ip, warning=f"no TLS: {error!r}")
+            failed = "TLS handshake" if context else "connection"
+            self._tell(Happening.WARNING, client=session.client.ip, what=f"{failed} failed: {error!r}")
             return
         task = asyncio.current_task()
         assert task is not None

@@ -225,14 +225,8 @@ class Session(SMTP):
         except ClientGone:
             raise
         except Exception as error:  # noqa: BLE001 (the one around a verb)
-            facts = {
-                "where": f"session: {self._heard or 'connect'}",
-                "listener": self._settings.name,
-                "client": self.client.ip,
-                "error": repr(error),
-                "traceback": traceback.format_exc(),
-            }
-            self._emit(Event(Happening.FAULT, self._clock.now(), facts=facts))
+            where = f"session: {self._heard or 'connect'}"
+            self._tell(Happening.FAULT, where=where, error=repr(error), traceback=traceback.format_exc())
             return _FAULT
 
     # The verbs.
@@ -351,7 +345,7 @@ class Session(SMTP):
                 reply = await self._door.data(pieces, self.transcript)
         except ContentRefused as refused:
             self._door.reset()
-            return self._refused(refused.reply)
+            return refused.reply
         if reply.positive:
             self._errors = 0
         return reply
@@ -388,7 +382,7 @@ class Session(SMTP):
             if piece:
                 yield piece
         if content.refusal is not None:
-            raise ContentRefused(content.refusal)
+            raise ContentRefused(self._refused(content.refusal))
 
     async def _more(self, content: wire.Content) -> bytes:
         """The next piece of the content; when it has ended, the commands after it are back where they belong."""
@@ -448,8 +442,7 @@ class Session(SMTP):
             if transport is None:
                 raise ConnectionResetError("the client hung up")
         except OSError as error:
-            facts = {"listener": self._settings.name, "client": self.client.ip, "warning": f"no TLS: {error!r}"}
-            self._emit(Event(Happening.WARNING, self._clock.now(), facts=facts))
+            self._tell(Happening.WARNING, what=f"TLS handshake failed: {error!r}")
             raise ClientGone(str(error)) from error
         finally:
             self._waiting = None
@@ -488,14 +481,12 @@ class Session(SMTP):
 
     def _refused(self, reply: Reply) -> Reply:
         """Makes it known that the session itself refuses what it heard last; the Door speaks for its own refusals."""
-        facts = {
-            "listener": self._settings.name,
-            "client": self.client.ip,
-            "command": self._heard,
-            "reply": str(reply),
-        }
-        self._emit(Event(Happening.REFUSED, self._clock.now(), facts=facts))
+        self._tell(Happening.REFUSED, command=self._heard, reply=str(reply))
         return reply
+
+    def _tell(self, what: Happening, **facts: str) -> None:
+        facts = {"listener": self._settings.name, "client": self.client.ip, **facts}
+        self._emit(Event(what, self._clock.now(), facts=facts))
 
     def _hear(self, line: bytes) -> None:
         self._heard = _legible(sanitize(line)) if line else "[empty or too long a line]"

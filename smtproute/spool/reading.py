@@ -52,7 +52,7 @@ class Reading:
         found, next_page = await self._ask(
             partial(tables.page, cursor=cursor, limit=limit, unfinished=unfinished, captured=captured)
         )
-        return Page(self._readable(found), next_page)
+        return Page(tuple(self._readable(found)), next_page)
 
     async def entries(self, message_id: str) -> Sequence[Entry]:
         """All deliveries of one message; empty when it is unknown. Raises SpoolFailed."""
@@ -77,10 +77,10 @@ class Reading:
         except (sqlite3.Error, OSError) as error:
             raise failure(error) from error
 
-    def _readable(self, found: Found) -> tuple[Entry, ...]:
+    def _readable(self, found: Found) -> list[Entry]:
         for message, number, why in found.corrupt:
             self._warn(message, number, why)
-        return tuple(found.entries)
+        return found.entries
 
     def _warn(self, message: str, delivery: int | None, why: str) -> None:
         facts = {"what": f"the spool cannot read what it holds: {why}"}

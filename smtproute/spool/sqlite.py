@@ -67,6 +67,10 @@ class _Opened:
     unfinished: int
 
 
+def _unheard(event: Event) -> None:
+    """Where nobody wants to hear."""
+
+
 class SqliteSpool(Reading):
     """A `Spool` in a folder of its own: see `open`. `watch` is to run as a task of the relay's."""
 
@@ -95,10 +99,11 @@ class SqliteSpool(Reading):
         return cls(path, world, emit, opened, thread, max_size)
 
     @staticmethod
-    async def beside(folder: str, world: World, emit: Emit) -> OperatorSpool:
-        """An operator's: opens what is there, whether a relay runs on it or not.
+    async def beside(folder: str, world: World, emit: Emit = _unheard) -> OperatorSpool:
+        """An operator's: opens what is there, whether a relay runs on it or not. It takes no lock.
 
-        Raises SpoolVersion, SpoolFailed; also where there is no spool yet.
+        `emit` is told of rows that cannot be read. Raises SpoolVersion, and SpoolFailed, also where there is no spool
+        yet.
         """
         path = Path(folder)
         thread, connection = await _in_thread(partial(_open_beside, path), f"{path}")

@@ -99,4 +99,4 @@ def _outcome(event: Event) -> list[str]:
     name = f"{facts['kind']} {facts['endpoint']}".rstrip()
     again = f", again at {clock(facts['retry_at'])}" if facts["retry_at"] is not None else ""
     first = f"{name} for {facts['address']}: {facts['reply']} (says {facts['says']}){again}"
-    return [first, *([f"  {facts['detail']}"] if facts["detail"] else ())]
+    return [first, *([f"  {facts['says']}: {facts['detail']}"] if facts["detail"] else ())]

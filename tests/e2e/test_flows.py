@@ -280,7 +280,7 @@ async def test_the_error_says_what_was_tried(lab: Lab) -> None:
     relay = await lab.started(ENDPOINT.format(a=1, b=25, c=25))
     message = await lab.accepted(relay, "x@far.example")
     (deferred,) = await lab.journal.seen(Happening.DEFERRED, message)
-    detail = deferred.facts["detail"]
+    detail = f"{deferred.facts['says']}: {deferred.facts['detail']}"
     assert detail.startswith("endpoint far: no server took the message: a.far.example (dns, 127.0.0.1:1) ")
     assert "refused" in detail
     assert f"b.far.example: NXDOMAIN from {lab.zone.address.split(':')[0]}" in detail

@@ -181,7 +181,7 @@ async def test_a_taken_port_and_a_missing_certificate_are_named(lab: Lab) -> Non
             async with lab.relay(file):
                 pass
     file = lab.config('[listener.app]\nbind = "127.0.0.1:0"\ncertificate = "none.pem"\nkey = "none.key"')
-    with pytest.raises(Refused, match="none.pem"):
+    with pytest.raises(Refused, match=r"none\.pem"):
         async with lab.relay(file):
             pass
 

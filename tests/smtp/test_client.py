@@ -365,6 +365,15 @@ async def test_a_kept_connection_that_ends_before_mail_was_answered_is_gone(
     assert gone.value.transcript[0].text == "connection reused (transaction 2)"
 
 
+async def test_a_kept_connection_that_is_silent_at_mail_is_an_answer() -> None:
+    """It may be alive: only a dead one is worth a new connection at once."""
+    script = (on("MAIL", "250 2.1.0 Ok", times=1), on("MAIL", Hang()))
+    async with connected(*script, timeouts=Timeouts(mail=0.05)) as (connection, _):
+        await connection.send(mail(), CONTENT)
+        dialogue = await connection.send(mail(), CONTENT)
+    assert dialogue.answers == (Answer(Stage.MAIL, None, "no answer within 0.05 s"),)
+
+
 async def test_a_kept_connection_whose_rset_is_refused_is_gone() -> None:
     async with connected(on("RCPT", "550 5.1.1 No"), on("RSET", "500 What?")) as (connection, _):
         await connection.send(mail(), CONTENT)
@@ -481,10 +490,15 @@ def refuses_in_the_middle(talker: socket.socket) -> None:
         talker.sendall(b"552 5.3.4 Too big\r\n")
 
 
-async def test_an_early_552_is_heard_though_a_reset_follows_it() -> None:
-    with serving(refuses_in_the_middle) as port:
-        answers = [(await send_to(port, mail(), LARGE)).answers for _ in range(20)]
-    assert answers == [(Answer(Stage.CONTENT, Reply(552, "5.3.4", "Too big")),)] * 20
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_early_552_is_heard_though_a_reset_follows_it(loop: str) -> None:
+    async def answers(port: int) -> list[tuple[Answer, ...]]:
+        return [(await send_to(port, mail(), LARGE)).answers for _ in range(20)]
+
+    new_loop = asyncio.new_event_loop if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    with serving(refuses_in_the_middle) as port, asyncio.Runner(loop_factory=new_loop) as runner:
+        heard = runner.run(answers(port))
+    assert heard == [(Answer(Stage.CONTENT, Reply(552, "5.3.4", "Too big")),)] * 20
 
 
 def blocks(talker: socket.socket) -> None:

@@ -18,7 +18,7 @@ from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
 from smtproute.smtp.client import Dialogue, Mail, Unreachable
 from smtproute.smtp.pool import IDLE, MAX_MESSAGES, CaFileFault, Pool, tls_context
 from smtproute.testing.clock import TurnedClock
-from smtproute.testing.upstream import Drop, Hang, Reset, Upstream, Wait, on
+from smtproute.testing.upstream import Drop, Hang, Raw, Reset, Upstream, Wait, on
 from smtproute.world import World
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
@@ -132,13 +132,43 @@ async def test_who_gives_up_waiting_takes_no_place(pool: Pool) -> None:
         await pool.close()
 
 
+async def test_who_gives_up_just_when_the_place_is_free_passes_it_on(pool: Pool) -> None:
+    go = asyncio.Event()
+    async with Upstream([on("CONTENT", Wait(go))]) as upstream, asyncio.TaskGroup() as group:
+        group.create_task(send(pool, upstream, replace(PLAIN, max_connections=1)))
+        await upstream.wait(1)
+        impatient = group.create_task(send(pool, upstream, replace(PLAIN, max_connections=1)))
+        await asyncio.sleep(0)
+        group.create_task(send(pool, upstream, replace(PLAIN, max_connections=2)))
+        await asyncio.sleep(0)  # which lets the impatient one in
+        impatient.cancel()
+        await upstream.wait(2)
+        go.set()
+    await pool.close()
+
+
+async def test_the_connection_used_last_is_used_first_and_the_others_grow_idle(pool: Pool) -> None:
+    go = asyncio.Event()
+    async with Upstream([on("CONTENT", Wait(go))]) as upstream:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(send(pool, upstream))
+            await upstream.wait(2)
+            go.set()
+        for _ in range(3):
+            await send(pool, upstream)
+        assert len({received.connection for received in upstream.received[2:]}) == 1
+        await pool.close()
+
+
 async def test_a_cancelled_send_gives_its_place_back_and_breaks_its_connection(pool: Pool) -> None:
     endpoint = replace(PLAIN, max_connections=1)
-    async with Upstream([on("CONTENT", Wait(asyncio.Event()), times=1)]) as upstream:
+    async with Upstream([on("MAIL", Raw(b"250 2.1.0 not the e"), times=1)]) as upstream:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(send(pool, upstream, endpoint))
-            await upstream.wait(1)
+            await upstream.heard("DATA")
             sending.cancel()
+        await upstream.quiet()
         assert (await send(pool, upstream, endpoint)).answers == TAKEN
         assert upstream.connections == 2
         await pool.close()
