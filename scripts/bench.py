@@ -105,13 +105,15 @@ def start(command: Sequence[str | Path], log: Path, stdout: int | None = None) -
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Asks a program to end, and after ten seconds ends it and whatever it started."""
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+    finally:  # a second interrupt comes here at once
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def free_port() -> int:
@@ -637,13 +639,16 @@ def main() -> int:
             print(f"{program} is missing: it comes with Postfix", file=sys.stderr)
             return 1
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     names = [name for name in MAKERS if given.only is None or name in given.only]
     load = Load(given.messages, given.sessions, given.size, given.reuse, given.timeout)
     try:
         return bench(names, given.rounds, load, given.folder, given.keep)
     except KeyboardInterrupt:
         return 130
+    except Failed as failed:
+        print(f"smtp-sink: {failed}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

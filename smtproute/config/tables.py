@@ -208,26 +208,34 @@ def _condition(line: str, notes: list[str]) -> tuple[Condition, str]:
 
 
 _ESCAPE = re.compile(
-    r"\\Q.*?(?:\\E|\Z) | \\x(?P<open>\{)?(?P<digits>[0-9A-Fa-f]{0,2})(?P<close>\})? | \\(?P<other>.)",
+    r"""\\Q.*?(?:\\E|\Z)
+      | \\x\{(?P<braced>[0-9A-Fa-f]+)\}
+      | \\x(?P<open>\{)
+      | \\x(?P<bare>[0-9A-Fa-f]{0,2})
+      | \\(?P<unsupported>[uU])
+      | \\.""",
     re.DOTALL | re.VERBOSE,
 )
 
 
 def _plain_escapes(pattern: str) -> str:
-    r"""`pattern` with each `\x` escape in its form of two digits. Raises _Skip.
+    r"""`pattern` in escapes that mean to our binding what they mean to Postfix.
 
-    The binding always sets PCRE2_ALT_BSUX, under which `\x{40}` is forty letters x, and `\u` a letter u.
+    The binding always sets PCRE2_ALT_BSUX, under which `\x{40}` is forty letters x, `\x4` an x and a 4, `\u` a u.
+    Without it, a malformed `\x{` and `\u` are errors, and so are the escapes that stand for them here.
     """
 
     def plain(escape: re.Match[str]) -> str:
-        if escape["other"] in ("u", "U"):
-            raise _Skip(f"the pattern does not compile: PCRE2 does not support \\{escape['other']}")
-        if escape["digits"] is None:
-            return escape[0]
-        if escape["open"] and not (escape["digits"] and escape["close"]):
-            raise _Skip("the pattern does not compile: \\x{} wants one or two hexadecimal digits")
-        after = "}" if escape["close"] and not escape["open"] else ""
-        return f"\\x{int(escape['digits'] or '0', 16):02x}{after}"
+        match escape.lastgroup:
+            case "braced":
+                return f"\\o{{{int(escape['braced'], 16):o}}}"
+            case "bare":
+                return f"\\x{int(escape['bare'] or '0', 16):02x}"
+            case "open":
+                return "\\o{}"
+            case "unsupported":
+                return "\\L"
+        return escape[0]
 
     return _ESCAPE.sub(plain, pattern)
 

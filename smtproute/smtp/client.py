@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from asyncio.trsock import TransportSocket
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -144,6 +143,8 @@ class _Channel(asyncio.Protocol):
         self._tail = b""
         self._full = False
         self._waiter: asyncio.Future[None] | None = None
+        self._second: int | None = None
+        """A second descriptor of the socket, see `held`."""
 
     @property
     def idle(self) -> bool:
@@ -170,22 +171,13 @@ class _Channel(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and not self.tls:
-            self._rescue()
+        if self._second is not None:
+            with suppress(OSError):
+                self.data_received(os.read(self._second, 65_536))
         if not self.lost:
             self.lost = f"connection lost: {_why(exc)}" if exc else "the server closed the connection"
             self.note(self.lost)
         self._wake()
-
-    def _rescue(self) -> None:
-        """Takes what had arrived when a write failed: a server that refuses in mid-content and hangs up said why.
-
-        asyncio reads no more after a failed write, though its socket is still open here; uvloop reads before it fails.
-        """
-        sock = self._transport.get_extra_info("socket")
-        if isinstance(sock, TransportSocket):
-            with suppress(OSError), sock.dup() as copy:
-                self.data_received(copy.recv(65_536))
 
     def pause_writing(self) -> None:
         self._full = True
@@ -251,6 +243,23 @@ class _Channel(asyncio.Protocol):
         self._owed += 1
         self._record(arrow, (f"[{size} octets]", "."))
         return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While much is sent in plain text, keeps the socket open beyond the transport.
+
+        A server that refuses in mid-content and hangs up has said why, but once a write fails neither asyncio nor
+        uvloop reads what had arrived; `connection_lost` then does. Under TLS it stays unread: the retry asks again.
+        """
+        if self.tls or self.lost:
+            yield
+            return
+        self._second = os.dup(self._transport.get_extra_info("socket").fileno())
+        try:
+            yield
+        finally:
+            os.close(self._second)
+            self._second = None
 
     async def start_tls(self, context: ssl.SSLContext, host: str, timeouts: Timeouts) -> None:
         """The handshake, with `host` as server name. Raises _Broken."""
@@ -598,13 +607,15 @@ class _Transaction:
     async def _send(self, content: bytes) -> Reply:
         """The reply to the content. Raises _Broken; at stage DATA as long as the final dot was not sent."""
         stuffed = wire.stuff(content)
-        whole = await self._channel.content(stuffed, len(content), self._timeouts.block)
-        if whole:
-            self._stage = Stage.CONTENT
-        reply = await self._channel.reply(self._timeouts.content)
+        large = len(stuffed) > _CHUNK
+        with self._channel.held() if large else nullcontext():
+            whole = await self._channel.content(stuffed, len(content), self._timeouts.block)
+            if whole:
+                self._stage = Stage.CONTENT
+            reply = await self._channel.reply(self._timeouts.content)
         if not whole and reply.positive:
             raise _Broken(f"the server answered before the end of the message ({reply})")
-        if not _done(reply) and len(stuffed) > _CHUNK:
+        if large and not _done(reply):
             # It may have answered early, with content of ours still on its way: the two could be out of step.
             self._channel.fail("connection given up after the refusal")
         return reply

@@ -186,7 +186,7 @@ async def test_facts_that_are_no_json_harm_nobody(tmp_path: Path) -> None:
 async def test_the_wrong_size_is_an_error_of_the_caller(tmp_path: Path) -> None:
     async with opened(tmp_path) as spool:
         given = mail("A")
-        with pytest.raises(ValueError, match="500 octets, not 500"):
+        with pytest.raises(ValueError, match="499 octets, not 500"):
             await spool.accept(Accepted(given.message, b"x" * 499, given.deliveries))
         assert await spool.entries("A") == []
 

@@ -1,0 +1,103 @@
+"""What is taken, ready and claimed, where a look at the database and a commit cross."""
+
+from __future__ import annotations
+
+import math
+
+from spooling import NOW, deliveries, keys, mail
+
+from smtproute.spool import Entry, State
+from smtproute.spool.claims import READY, Claims
+
+
+def entry(name: str, due_at: float = NOW) -> Entry:
+    return Entry(mail(name).message, 0, deliveries(1)[0], State.QUEUED, 0, due_at)
+
+
+def looked() -> Claims:
+    """After a look that found nothing."""
+    claims = Claims()
+    claims.look()
+    claims.found([], [], math.inf)
+    return claims
+
+
+def test_nothing_is_known_before_the_first_look() -> None:
+    claims = Claims()
+    claims.accepting([entry("A")])
+    claims.accepted([entry("A")], NOW)
+    assert claims.take(9) == []
+    assert claims.next_due == -math.inf
+    assert claims.look() == frozenset()
+
+
+def test_a_look_does_not_bring_what_is_being_accepted() -> None:
+    claims = looked()
+    claims.accepting([entry("A")])
+    assert claims.look() == {("A", 0)}
+    claims.accepted([entry("A")], NOW)
+    claims.found([entry("A")], [], math.inf)
+    assert keys(claims.take(9)) == [("A", 0)]
+
+
+def test_a_look_that_crosses_a_settlement_brings_nothing_that_was_settled() -> None:
+    claims = looked()
+    claims.accepting([entry("A")])
+    claims.accepted([entry("A")], NOW)
+    [taken] = claims.take(9)
+    claims.look()
+    claims.settled(("A", 0), NOW + 60)
+    claims.found([taken], [], math.inf)
+    assert claims.take(9) == []
+    assert claims.next_due == NOW + 60
+    assert claims.look() == frozenset()
+
+
+def test_a_look_that_crosses_an_operators_change_is_done_again() -> None:
+    claims = looked()
+    claims.look()
+    claims.doubt()
+    claims.found([entry("A")], [], math.inf)
+    assert claims.take(9) == []
+    assert claims.next_due == -math.inf
+    assert claims.look() == frozenset()
+    claims.found([entry("A")], [], math.inf)
+    assert keys(claims.take(9)) == [("A", 0)]
+
+
+def test_doubt_gives_back_what_is_ready_and_keeps_what_is_claimed() -> None:
+    claims = looked()
+    for name in "AB":
+        claims.accepting([entry(name)])
+        claims.accepted([entry(name)], NOW)
+    claims.take(1)
+    claims.doubt()
+    assert claims.look() == {("A", 0)}
+    assert claims.claimed(("A", 0))
+    assert not claims.claimed(("B", 0))
+
+
+def test_a_failed_accept_leaves_nothing() -> None:
+    claims = looked()
+    claims.accepting([entry("A")])
+    claims.refused([entry("A")])
+    assert claims.look() == frozenset()
+
+
+def test_what_has_no_room_is_left_to_the_next_look() -> None:
+    claims = looked()
+    many = [entry(f"M{n}", NOW - 1) for n in range(READY + 1)]
+    claims.accepting(many)
+    claims.accepted(many, NOW)
+    assert claims.ready == 0
+    assert claims.next_due == NOW - 1
+    claims.accepting([entry("A")])
+    claims.accepted([entry("A")], NOW)
+    assert claims.take(9) == []
+
+
+def test_what_cannot_be_read_is_not_brought_again() -> None:
+    claims = Claims()
+    claims.look()
+    claims.found([], [("A", 0)], math.inf)
+    assert claims.look() == {("A", 0)}
