@@ -7,8 +7,8 @@ time is that from the start of `smtp-source` to the last arrival at the sink. Th
 smtproute, and both again with each message ARC-sealed (Postfix by rspamd as its milter, with the same RSA key). Those
 that this machine cannot run are named and left out.
 
-Both sides keep every message on disk before they answer 250 (Postfix as it comes, smtproute as it comes), on one file
-system, and may open 20 connections to the sink (Postfix's default). Before the rounds each contestant forwards one
+Both sides keep every message on disk before they answer 250, each as it comes configured and on one file system, write
+a log file, and may open 20 connections to the sink (Postfix's default). Before the rounds each contestant forwards one
 message to a second sink that keeps it: whether it is sealed is looked at, not believed. Then a warm-up that does not
 count, then the rounds.
 
@@ -92,15 +92,18 @@ class Round:
 
 
 def start(command: Sequence[str | Path], log: Path, stdout: int | None = None) -> subprocess.Popen[bytes]:
-    """Starts a program as leader of its own process group; what it says goes to `log`."""
+    """Starts a program as leader of its own process group; what it says goes to `log`. Raises Failed."""
     with log.open("ab") as out:
-        return subprocess.Popen(
-            [str(each) for each in command],
-            stdin=subprocess.DEVNULL,
-            stdout=out if stdout is None else stdout,
-            stderr=out,
-            start_new_session=True,
-        )
+        try:
+            return subprocess.Popen(
+                [str(each) for each in command],
+                stdin=subprocess.DEVNULL,
+                stdout=out if stdout is None else stdout,
+                stderr=out,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Failed(f"{command[0]} does not start: {error.strerror}") from None
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -142,9 +145,10 @@ def listening(port: int) -> bool:
 
 
 def tail(log: Path, lines: int = 8) -> str:
-    """The end of a log, to stand under a complaint."""
-    text = log.read_text(errors="replace") if log.exists() else ""
-    return "".join(f"\n    | {line[:300]}" for line in text.splitlines()[-lines:])
+    """The last complaints of a log, or its last lines where it has none, to stand under a failure."""
+    text = log.read_text(errors="replace").splitlines() if log.exists() else []
+    trouble = [line for line in text if re.search("warning|error|fatal|panic|deferred|failed|refused|Traceback", line)]
+    return "".join(f"\n    | {line[:300]}" for line in (trouble or text)[-lines:])
 
 
 # The two ends
@@ -244,7 +248,7 @@ class Contestant:
                         raise Failed(f"smtp-source gave up, {arrived} arrived{tail(log)}{tail(self.log)}")
                 if now - began > load.timeout:
                     raise Failed(
-                        f"{arrived} of {messages} arrived in {load.timeout:.0f} s; smtp-source "
+                        f"{arrived} of {messages} arrived in {load.timeout:g} s; smtp-source "
                         f"{'still sends' if heard is None else f'was done after {heard - began:.1f} s'}{tail(self.log)}"
                     )
                 time.sleep(TICK)
@@ -582,6 +586,8 @@ def bench(names: Sequence[str], rounds: int, load: Load, parent: Path, keep: boo
         say("\nmessages a second, until the last had arrived")
         say(table.head())
         for number in range(1, rounds + 1):
+            if not running:
+                break
             rates = {}
             complaints = []
             for each in list(running):
@@ -647,7 +653,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except Failed as failed:
-        print(f"smtp-sink: {failed}", file=sys.stderr)
+        print(f"without contestants: {failed}", file=sys.stderr)
         return 1
 
 

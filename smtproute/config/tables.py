@@ -122,16 +122,14 @@ def key_domains(table: TextTable) -> Mapping[str, str]:
 # PCRE tables
 
 
-_ANCHORED, _DOLLAR_ENDONLY, _UNGREEDY = 0x80000000, 0x00000010, 0x00040000
-"""Options of pcre2.h that the binding passes on but does not name."""
-_FLAGS = {
+_DOLLAR_ENDONLY = 0x00000010
+"""An option of pcre2.h that the binding passes on, and does not name."""
+_OPTIONS = {
     "i": int(pcre2.IGNORECASE),
     "m": int(pcre2.MULTILINE),
     "s": int(pcre2.DOTALL),
     "x": int(pcre2.VERBOSE),
-    "A": _ANCHORED,
     "E": _DOLLAR_ENDONLY,
-    "U": _UNGREEDY,
 }
 _DEFAULT = int(pcre2.IGNORECASE) | int(pcre2.DOTALL)
 
@@ -198,13 +196,15 @@ def _condition(line: str, notes: list[str]) -> tuple[Condition, str]:
     if "X" in flags:
         notes.append("the flag X means nothing to PCRE2")
     options = _DEFAULT
-    for flag in flags.replace("X", ""):
-        options ^= _FLAGS[flag]
+    for flag in flags:
+        options ^= _OPTIONS.get(flag, 0)
+    ungreedy = "(?U)" if flags.count("U") % 2 else ""
     text = ("!" if negated else "") + line[at : end + 1] + flags
     try:
-        return Condition(text, compile_pattern(_plain_escapes(pattern), options), negated), rest.strip(_SPACE)
+        compiled = compile_pattern(ungreedy + _plain_escapes(pattern), options)
     except PatternError as error:
         raise _Skip(f"the pattern does not compile: {str(error).rpartition('; ')[2]}") from None
+    return Condition(text, compiled, negated, flags.count("A") % 2 == 1), rest.strip(_SPACE)
 
 
 _ESCAPE = re.compile(

@@ -82,11 +82,13 @@ class Condition:
     text: str
     pattern: pcre2.Pattern
     negated: bool = False
+    anchored: bool = False
+    """The flag A: it matches at the start of the address or not at all."""
 
     def match(self, subject: bytes) -> pcre2.Match | bool:
         """The match, or for a negated pattern True; False or None where it does not hold. Raises LookupFault."""
         try:
-            found = self.pattern.search(subject)
+            found = self.pattern.match(subject) if self.anchored else self.pattern.search(subject)
         except pcre2.LibraryError as error:
             raise LookupFault(f"{self.text}: {error}") from None
         return found is None if self.negated else found

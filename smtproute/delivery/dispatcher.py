@@ -25,7 +25,7 @@ from smtproute.delivery.maildir import MailboxFailed, Maildir
 from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit, needs_smtputf8
 from smtproute.smtp.client import Mail, Unreachable
 from smtproute.smtp.pool import Pool
-from smtproute.spool.queue import Entry, Message, Settlement, Spool, SpoolFailed
+from smtproute.spool.queue import Accepted, Entry, Message, Settlement, Spool, SpoolFailed
 from smtproute.world import World
 
 __all__ = ["Dispatcher"]
@@ -67,6 +67,10 @@ class _Report:
 
     outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    """What happened before the outcomes."""
+    told: list[Event] = field(default_factory=list)
+    """Whether and how the sender was told of a failure."""
+    bounces: list[Accepted] = field(default_factory=list)
     captured: bool = False
 
 
@@ -209,31 +213,51 @@ class Dispatcher:
             lane.running -= 1
 
     async def _attempt(self, job: _Job) -> _Report:
-        """One attempt at a job. Whatever goes wrong in it is a temporary failure of its deliveries."""
+        """One attempt at a job, with the DSN for what failed. What breaks it is a temporary failure of the rest."""
+        report = _Report()
         try:
-            kind = job.entries[0].delivery.kind
-            match kind:
-                case Kind.MAILBOX:
-                    return await self._to_mailboxes(job)
-                case Kind.CAPTURE:
-                    outcome = Outcome(Result.DELIVERED, _KEPT)
-                    return _Report([(entry, outcome) for entry in job.entries], captured=True)
-                case Kind.BOUNCE:
-                    return _Report([(entry, _dead(entry)) for entry in job.entries])
-                case Kind.ENDPOINT:
-                    return await self._to_endpoint(job)
-                case _:
-                    assert_never(kind)
+            await self._deliver(job, report)
+            await self._tell(job, report)
         except Exception as fault:  # noqa: BLE001 - an attempt is one of the three places
             detail = "".join(traceback.format_exception(fault))
-            event = Event(
-                Happening.FAULT, self._world.clock.now(), job.message.id, facts={"where": "attempt", "detail": detail}
-            )
+            facts = {"where": "attempt", "detail": detail}
+            report.events.append(Event(Happening.FAULT, self._world.clock.now(), job.message.id, facts=facts))
+            settled = {entry.number for entry, _ in report.outcomes}
             refusal = Refusal(_BROKEN, "smtproute", f"{type(fault).__name__}: {fault}")
-            return _Report([(entry, self._deferred(entry, refusal)) for entry in job.entries], [event])
+            report.outcomes += [
+                (entry, self._deferred(entry, refusal)) for entry in job.entries if entry.number not in settled
+            ]
+        return report
 
-    async def _to_mailboxes(self, job: _Job) -> _Report:
-        report = _Report()
+    async def _deliver(self, job: _Job, report: _Report) -> None:
+        kind = job.entries[0].delivery.kind
+        match kind:
+            case Kind.MAILBOX:
+                await self._to_mailboxes(job, report)
+            case Kind.CAPTURE:
+                report.captured = True
+                report.outcomes += [(entry, Outcome(Result.DELIVERED, _KEPT)) for entry in job.entries]
+            case Kind.BOUNCE:
+                report.outcomes += [(entry, _dead(entry)) for entry in job.entries]
+            case Kind.ENDPOINT:
+                await self._to_endpoint(job, report)
+            case _:
+                assert_never(kind)
+
+    async def _tell(self, job: _Job, report: _Report) -> None:
+        """Makes the DSN for what failed for good; without the original where that cannot be read."""
+        failed = [(entry, outcome) for entry, outcome in report.outcomes if outcome.result is Result.FAILED]
+        if not failed:
+            return
+        try:
+            original = await self._spool.content(job.message.id)
+        except SpoolFailed:
+            original = b""
+        accepted, event = bounce(failed, original, self._snapshot().routing, self._world)
+        report.told = [event]
+        report.bounces += [accepted] if accepted is not None else []
+
+    async def _to_mailboxes(self, job: _Job, report: _Report) -> None:
         hostname = str(self._snapshot().settings.hostname)
         content = await self._spool.content(job.message.id)
         for entry in job.entries:
@@ -247,23 +271,23 @@ class Dispatcher:
             else:
                 kept = Refusal(Reply(250, "2.0.0", "delivered to the mailbox"), "maildir", file)
                 report.outcomes.append((entry, Outcome(Result.DELIVERED, kept)))
-        return report
 
-    async def _to_endpoint(self, job: _Job) -> _Report:
+    async def _to_endpoint(self, job: _Job, report: _Report) -> None:
         settings = self._snapshot().settings
         delivery = job.entries[0].delivery
         endpoint = settings.endpoints.get(delivery.endpoint)
         if endpoint is None:
             refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
-            return _Report([(entry, self._deferred(entry, refusal)) for entry in job.entries])
+            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+            return
         choice = await self._endpoints.candidates(endpoint, delivery.address.domain)
         if choice.refusal is not None:
-            return _Report([(entry, self._judged(entry, choice.refusal)) for entry in job.entries])
-        report = _Report()
+            report.outcomes += [(entry, self._judged(entry, choice.refusal)) for entry in job.entries]
+            return
         if not choice.candidates:
             refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, {}))
-            report.outcomes = [(entry, self._deferred(entry, refusal)) for entry in job.entries]
-            return report
+            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+            return
         content = await self._spool.content(job.message.id)
         seal = job.seal
         if seal.wanted and settings.arc.sign is SignBy.SENDER:
@@ -273,7 +297,6 @@ class Dispatcher:
             facts = {"endpoint": endpoint.name, "why": copy.unsealed}
             report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
         await self._failover(job, endpoint, choice, copy, report)
-        return report
 
     async def _failover(self, job: _Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: _Report) -> None:
         """Tries each address in turn with the recipients that no server has answered for good."""
@@ -369,33 +392,23 @@ class Dispatcher:
         return Outcome(Result.DEFERRED, refusal, again, server)
 
     async def _settle(self, job: _Job, report: _Report) -> None:
-        """Commits outcomes, events and the DSN together; while the spool fails, it is asked again."""
+        """Commits outcomes, events and DSNs together; while the spool fails, it is asked again."""
         now = self._world.clock.now()
-        events = report.events + [_told(entry, outcome, now) for entry, outcome in report.outcomes]
-        failed = [(entry, outcome) for entry, outcome in report.outcomes if outcome.result is Result.FAILED]
+        ended = [_ended(entry, outcome, now) for entry, outcome in report.outcomes]
+        events = [*report.events, *ended, *report.told]
         settlements = [
             Settlement(entry.message.id, entry.number, outcome, report.captured) for entry, outcome in report.outcomes
         ]
         while True:
             try:
-                bounces = []
-                told = list(events)
-                if failed:
-                    original = await self._spool.content(job.message.id)
-                    accepted, event = bounce(failed, original, self._snapshot().routing, self._world)
-                    told.append(event)
-                    bounces = [accepted] if accepted is not None else []
-                await self._spool.settle(settlements, told, bounces)
+                await self._spool.settle(settlements, events, report.bounces)
                 break
             except SpoolFailed as fault:
                 facts = {"where": "settle", "detail": str(fault)}
                 self._emit(Event(Happening.FAULT, self._world.clock.now(), job.message.id, facts=facts))
                 await self._world.clock.sleep(STALLED)
-        for event in told:
+        for event in (*events, *(event for accepted in report.bounces for event in accepted.events)):
             self._emit(event)
-        for accepted in bounces:
-            for event in accepted.events:
-                self._emit(event)
 
 
 def _dead(entry: Entry) -> Outcome:
@@ -411,7 +424,7 @@ def _nobody(choice: Choice, tried: dict[Candidate, str]) -> str:
     return f"no server took the message: {'; '.join(parts)}"
 
 
-def _told(entry: Entry, outcome: Outcome, now: float) -> Event:
+def _ended(entry: Entry, outcome: Outcome, now: float) -> Event:
     match outcome.result:
         case Result.DELIVERED:
             what = Happening.DELIVERED

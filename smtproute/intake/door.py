@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -149,7 +150,8 @@ class IntakeDoor:
         finally:
             self._intake.in_flight.give_back(len(taken.held))
             if taken.staged is not None:
-                await asyncio.shield(self._intake.tasks.create_task(taken.staged.discard()))
+                with contextlib.suppress(SpoolFailed):  # what stays behind goes at the next start
+                    await taken.staged.discard()
         return reply
 
     def _open(self) -> _Transaction:
@@ -219,10 +221,11 @@ class IntakeDoor:
             raise failure
         return Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
 
-    async def _commit(self, accepted: Accepted) -> SpoolFailed | None:
+    async def _commit(self, accepted: Accepted) -> Exception | None:
+        """What went wrong is answered, not raised: the session raises it again, inside its verb."""
         try:
             await self._intake.spool.accept(accepted)
-        except SpoolFailed as failed:
+        except Exception as failed:  # noqa: BLE001 - the boundary around the verb, carried over to its task
             return failed
         for event in accepted.events:
             self._intake.emit(event)

@@ -91,8 +91,7 @@ class _Lane:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():
-                self.leave()
+            pass
             raise
 
     def leave(self) -> None:

@@ -182,7 +182,7 @@ class Session(SMTP):
             try:
                 line = self._lines.next()
             except WireError as error:
-                self._hear(error.line)
+                self._hear(error.line or b"[a line too long to be kept]")
                 self._say(self._refused(error.reply))
             else:
                 if line is not None:
@@ -489,7 +489,7 @@ class Session(SMTP):
         self._emit(Event(what, self._clock.now(), facts=facts))
 
     def _hear(self, line: bytes) -> None:
-        self._heard = _legible(sanitize(line)) if line else "[empty or too long a line]"
+        self._heard = _legible(sanitize(line)) if line else "[an empty line]"
         self._write_down(self._received, self._heard)
 
     @property

@@ -65,7 +65,8 @@ def test_text_tables_agree(text: str) -> None:
 
 # PCRE
 
-ATOMS = r"\. \/ \x61 \x{62} \x{100} \x{ \xg \u \x6 \1 \\ \Qa.b\E \Q\x{61} (a) (b)? (b|(a)) [ab] [^a] (?i) (?!a) {2} #c / ~ é ( ["
+ATOMS = r"""\. \/ \x61 \x{62} \x{100} \x{ \xg \u \x6 \1 \\ \Qa.b\E \Q\x{61} (a) (b)? (b|(a)) [ab] [^a] (?i) (?!a) {2}
+    #c / ~ é ( ["""
 PATTERN = st.lists(st.sampled_from([*"ab.@^$|+?x ", *ATOMS.split()]), max_size=6).map("".join)
 RESULTS = "r s@x.y $1 ${2} $(1) $$ $0 $3 $a ${1 $(1(2)) $ - $1$2"
 RESULT = st.lists(st.sampled_from([" ", *RESULTS.split()]), max_size=3).map("".join)

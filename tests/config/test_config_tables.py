@@ -178,8 +178,10 @@ def test_pcre_faults() -> None:
         'p:15: "$99999999999999999999" in the result: the pattern has 1 groups, and $0 is none: the line is ignored',
         'p:16: "$1" in the result of a negated pattern, which captures nothing: the line is ignored',
         "p:17: no result: what matches gets 451 4.3.0. Write the targets after the pattern",
-        "p:18: the pattern does not compile: PCRE2 does not support \\F, \\L, \\l, \\N{name}, \\U, or \\u: the line is ignored",
-        "p:19: the pattern does not compile: character code point value in \\x{} or \\o{} is too large: the line is ignored",
+        "p:18: the pattern does not compile: "
+        "PCRE2 does not support \\F, \\L, \\l, \\N{name}, \\U, or \\u: the line is ignored",
+        "p:19: the pattern does not compile: "
+        "character code point value in \\x{} or \\o{} is too large: the line is ignored",
         "p:20: the pattern does not compile: missing closing parenthesis: the line is ignored",
         'p:21: "x@y.example" after if is ignored: begin the lines inside if without white space',
         "p:22: text after endif is ignored",

@@ -33,9 +33,9 @@ def mail(*recipients: str, **more: bool) -> Mail:
     return Mail(A("sender@here.test"), tuple(A(recipient) for recipient in recipients or ("a@there.test",)), **more)
 
 
-async def connect(upstream: Upstream, timeouts: Timeouts = TIMEOUTS) -> Connection:
+async def connect_to(port: int, timeouts: Timeouts = TIMEOUTS) -> Connection:
     return await Connection.open(
-        Server("mx.test", upstream.port),
+        Server("mx.test", port),
         "127.0.0.1",
         tls=EndpointTls.NEVER,
         context=None,
@@ -50,7 +50,7 @@ async def connected(
     *script: Rule, extensions: Sequence[str] = EXTENSIONS, timeouts: Timeouts = TIMEOUTS
 ) -> AsyncIterator[tuple[Connection, Upstream]]:
     async with Upstream(script, extensions=extensions) as upstream:
-        connection = await connect(upstream, timeouts)
+        connection = await connect_to(upstream.port, timeouts)
         try:
             yield connection, upstream
         finally:
@@ -60,7 +60,7 @@ async def connected(
 async def unreachable(*script: Rule, timeouts: Timeouts = TIMEOUTS) -> Unreachable:
     async with Upstream(script) as upstream:
         with pytest.raises(Unreachable) as raised:
-            await connect(upstream, timeouts)
+            await connect_to(upstream.port, timeouts)
         return raised.value
 
 
@@ -470,35 +470,51 @@ def serving(server: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 async def send_to(port: int, envelope: Mail, content: bytes) -> Dialogue:
-    connection = await Connection.open(
-        Server("mx.test", port), "127.0.0.1", tls=EndpointTls.NEVER, context=None, helo="relay.test", world=World()
-    )
+    connection = await connect_to(port)
     dialogue = await connection.send(envelope, content)
     connection.abort()
     await asyncio.sleep(0)
     return dialogue
 
 
-def refuses_in_the_middle(talker: socket.socket) -> None:
-    """Refuses the content after 100 KB and closes with the rest unread, so that a TCP reset follows the reply."""
+def hangs_up_in_the_middle(talker: socket.socket) -> None:
+    """Closes after 100 KB of content with the rest unread, so that a TCP reset follows."""
     with talker.makefile("rb") as lines:
         talker.sendall(b"220 hasty.test\r\n")
         for reply in (b"250 hasty.test", b"250 ok", b"250 ok", b"354 go"):
             lines.readline()
             talker.sendall(reply + b"\r\n")
         lines.read(100_000)
-        talker.sendall(b"552 5.3.4 Too big\r\n")
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_an_early_552_is_heard_though_a_reset_follows_it(loop: str) -> None:
-    async def answers(port: int) -> list[tuple[Answer, ...]]:
-        return [(await send_to(port, mail(), LARGE)).answers for _ in range(20)]
+def refuses_in_the_middle(talker: socket.socket) -> None:
+    """The same, but it says why."""
+    hangs_up_in_the_middle(talker)
+    talker.sendall(b"552 5.3.4 Too big\r\n")
+
+
+loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+def answers_on(loop: str, server: Callable[[socket.socket], None]) -> set[tuple[Stage, Reply | None]]:
+    """The answers to ten large messages, on this event loop."""
+
+    async def answers(port: int) -> list[Answer]:
+        return [(await send_to(port, mail(), LARGE)).answers[0] for _ in range(10)]
 
     new_loop = asyncio.new_event_loop if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
-    with serving(refuses_in_the_middle) as port, asyncio.Runner(loop_factory=new_loop) as runner:
-        heard = runner.run(answers(port))
-    assert heard == [(Answer(Stage.CONTENT, Reply(552, "5.3.4", "Too big")),)] * 20
+    with serving(server) as port, asyncio.Runner(loop_factory=new_loop) as runner:
+        return {(answer.stage, answer.reply) for answer in runner.run(answers(port))}
+
+
+@loops
+def test_a_server_that_hangs_up_in_mid_content_leaves_no_doubt(loop: str) -> None:
+    assert answers_on(loop, hangs_up_in_the_middle) == {(Stage.DATA, None)}
+
+
+@loops
+def test_an_early_552_is_heard_though_a_reset_follows_it(loop: str) -> None:
+    assert answers_on(loop, refuses_in_the_middle) == {(Stage.CONTENT, Reply(552, "5.3.4", "Too big"))}
 
 
 def blocks(talker: socket.socket) -> None:
@@ -632,9 +648,7 @@ async def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(Unreachable) as raised:
-        await Connection.open(
-            Server("mx.test", port), "127.0.0.1", tls=EndpointTls.NEVER, context=None, helo="x", world=World()
-        )
+        await connect_to(port)
     assert raised.value.answer == Answer(Stage.CONNECT, None, "Connection refused")
     assert [line.text for line in raised.value.transcript] == [
         f"not connected to mx.test (127.0.0.1:{port}): Connection refused"
@@ -647,15 +661,7 @@ async def test_a_connect_that_is_never_answered() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
         with pytest.raises(Unreachable) as raised:
-            await Connection.open(
-                Server("mx.test", full.getsockname()[1]),
-                "127.0.0.1",
-                tls=EndpointTls.NEVER,
-                context=None,
-                helo="x",
-                world=World(),
-                timeouts=Timeouts(connect=0.2),
-            )
+            await connect_to(full.getsockname()[1], Timeouts(connect=0.2))
     assert raised.value.answer == Answer(Stage.CONNECT, None, "no connection within 0.2 s")
 
 

@@ -21,7 +21,7 @@ async def test_content_goes_first_and_the_trace_later(tmp_path: Path) -> None:
         await spool.accept(mail("A"))
         await spool.accept(mail("B", octets("B", MB)))
         await spool.accept(mail("old", at=NOW - 100 * DAY))
-        first, second, _ = await claim(spool)
+        _, first, second = await claim(spool)
         await spool.settle([delivered(first)], [told(Happening.DELIVERED, first)])
         clock.time = NOW + DAY
         await spool.settle([failed(second)], [told(Happening.FAILED, second)])

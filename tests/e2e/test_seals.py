@@ -1,0 +1,93 @@
+"""A forward sealed by a running relay, judged by two implementations that know nothing of ours."""
+
+from __future__ import annotations
+
+import dkim
+import pytest
+
+from tests.e2e.conftest import LETTER, Lab
+from tests.mailauth.arc_peers import by_perl
+
+FORWARD = """
+    [aliases]
+    tables = ["aliases"]
+    [listener.mx]
+    bind = "127.0.0.1:0"
+    role = "inbound"
+    [endpoint.far]
+    servers = ["mx.far.example:{port}"]
+    [[route]]
+    match = "*@far.example"
+    endpoint = "far"
+    [arc.keys."example.org"]
+    selector = "mail"
+    file = "{key}"
+"""
+
+TEXT = b"A line of text, with  spaces \t and .dots.\r\n..\r\n"
+EIGHT_BIT = b"Zur\xc3\xbcck \xff\xfe\x80 ohne Ende\r\n"
+BODIES = {
+    "1 KB text": TEXT * 20,
+    "50 KB 8-bit": EIGHT_BIT * 1800,
+    "1 MB text": TEXT * 21_000,
+    "5 MB 8-bit": EIGHT_BIT * 180_000,
+    "no body": b"",
+    "trailing blank lines": TEXT + b"\r\n" * 50,
+    "long lines": b"x" * 5000 + b"\r\n" + b"y " * 4000 + b"\r\n",
+}
+
+
+@pytest.mark.peer("perl:Mail::DKIM::ARC::Verifier", "perl:Net::DNS")
+async def test_dkimpy_and_perl_believe_every_sealed_forward(lab: Lab) -> None:
+    """Each body is forwarded three times, each time with the chain that the time before made."""
+    lab.write("aliases", "name@example.org me@far.example\n")
+    far = await lab.upstream("mx.far.example")
+    key = lab.key()
+    relay = await lab.started(FORWARD.format(port=far.port, key=key))
+    head = LETTER[: LETTER.index(b"\r\n\r\n") + 4]
+    for name, body in BODIES.items():
+        content = head + body
+        for hop in (1, 2, 3):
+            await lab.delivered(relay, "name@example.org", content=content)
+            content = far.received[-1].content
+            assert content.endswith(head + body), name
+            cv, sets, why = dkim.arc_verify(content, dnsfunc=lab.txt)
+            assert (cv, len(sets)) == (b"pass", hop), (name, why)
+    record = lab.txt(b"mail._domainkey.example.org.")
+    assert record is not None
+    said = by_perl(
+        lab.folder, [each.content for each in far.received], {"mail._domainkey.example.org": record.decode()}
+    )
+    assert [each.split()[0] for each in said] == ["pass"] * 3 * len(BODIES)
+
+
+async def test_a_missing_key_is_never_silent(lab: Lab) -> None:
+    """A route's domain is not local: its key may be missing, and each unsealed copy says so."""
+    far = await lab.upstream("mx.far.example")
+    lab.write("aliases", "name@example.org me@far.example\n")
+    relay = await lab.started(FORWARD.format(port=far.port, key=lab.key()))
+    message = await lab.delivered(relay, "direct@far.example")
+    (unsealed,) = [each for each in await lab.trace(relay, message) if each.what == "unsealed"]
+    assert unsealed.facts["why"] == "there is no sealing key for far.example"
+    assert b"ARC-Seal" not in far.received[0].content
+
+
+async def test_a_trusted_listener_seals_only_when_told(lab: Lab) -> None:
+    far = await lab.upstream("mx.far.example")
+    lab.write("aliases", "name@example.org me@far.example\n")
+    config = FORWARD.format(port=far.port, key=lab.key()).replace('role = "inbound"', "seal = true")
+    relay = await lab.started(config + '\n[listener.plain]\nbind = "127.0.0.1:0"')
+    await lab.delivered(relay, "name@example.org", listener="mx")
+    await lab.delivered(relay, "name@example.org", listener="plain")
+    assert dkim.arc_verify(far.received[0].content, dnsfunc=lab.txt)[0] == b"pass"
+    assert b"ARC-Seal" not in far.received[1].content
+
+
+async def test_a_message_that_cannot_be_sealed_leaves_unsealed_and_says_why(lab: Lab) -> None:
+    far = await lab.upstream("mx.far.example")
+    lab.write("aliases", "name@example.org me@far.example\n")
+    relay = await lab.started(FORWARD.format(port=far.port, key=lab.key()))
+    message = await lab.delivered(relay, "name@example.org", content=b"Subject: x\r\nno field at all\r\n\r\nbody\r\n")
+    (unsealed,) = [each for each in await lab.trace(relay, message) if each.what == "unsealed"]
+    assert "malformed header" in unsealed.facts["why"]
+    assert far.received[0].content.endswith(b"Subject: x\r\nno field at all\r\n\r\nbody\r\n")
