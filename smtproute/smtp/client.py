@@ -30,6 +30,8 @@ __all__ = ["TIMEOUTS", "Connection", "Dialogue", "Gone", "Mail", "Timeouts", "Un
 
 _CHUNK = 131_072
 """Octets of content that are written at once."""
+_ALLOWANCE = 16_384
+"""Octets that a server may say for each command, and to begin with: a transaction's transcript has an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class Mail:
     """Whether the message came with BODY=8BITMIME (RFC 6152)."""
     smtputf8: bool = False
     """Whether the message came with SMTPUTF8 (RFC 6531)."""
+
+    @property
+    def ascii(self) -> bool:
+        """Whether every address can be sent without SMTPUTF8."""
+        return all(path is None or path.ascii for path in (self.reverse_path, *self.recipients))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,9 @@ class _Channel(asyncio.Protocol):
         self._replies: deque[Reply] = deque()
         self._owed = 1
         """Replies that the server still has to give, those in `_replies` included. First the greeting."""
+        self._allowance = _ALLOWANCE
         self._tail = b""
+        """The beginning of a line."""
         self._full = False
         self._waiter: asyncio.Future[None] | None = None
         self._second: int | None = None
@@ -166,8 +175,11 @@ class _Channel(asyncio.Protocol):
                 self._replies.append(reply)
         except wire.WireError as error:
             self.fail(error.reply.text)
+        self._allowance -= len(data)
         if len(self._replies) > self._owed + 1:
             self.fail("the server answers what it was not asked")
+        elif self._allowance < 0:
+            self.fail("the server says too much")
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -175,8 +187,7 @@ class _Channel(asyncio.Protocol):
             with suppress(OSError):
                 self.data_received(os.read(self._second, 65_536))
         if not self.lost:
-            self.lost = f"connection lost: {_why(exc)}" if exc else "the server closed the connection"
-            self.note(self.lost)
+            self._end(f"connection lost: {_why(exc)}" if exc else "the server closed the connection")
         self._wake()
 
     def pause_writing(self) -> None:
@@ -189,8 +200,7 @@ class _Channel(asyncio.Protocol):
     def fail(self, why: str) -> None:
         """Ends the connection at once; what is not yet sent is dropped."""
         if not self.lost:
-            self.lost = why
-            self.note(why)
+            self._end(why)
             self._transport.abort()
 
     def note(self, text: str) -> None:
@@ -199,6 +209,7 @@ class _Channel(asyncio.Protocol):
     def say(self, *commands: str) -> None:
         """Sends commands in one write; each is owed a reply."""
         self._owed += len(commands)
+        self._allowance += _ALLOWANCE * len(commands)
         self._record(Arrow.SENT_TLS if self.tls else Arrow.SENT, commands)
         if not self.lost:
             self._transport.write("\r\n".join((*commands, "")).encode())
@@ -231,7 +242,7 @@ class _Channel(asyncio.Protocol):
             if at:
                 try:
                     async with asyncio.timeout(seconds):
-                        await asyncio.sleep(0)  # writing alone would not let what has arrived be read
+                        await asyncio.sleep(0)  # else nothing is read, nor a lost connection noticed
                         while self._full and not self._replies and not self.lost:
                             await self._change()
                 except TimeoutError:
@@ -273,7 +284,7 @@ class _Channel(asyncio.Protocol):
                 self._transport,
                 self,
                 context,
-                server_hostname=host,
+                server_hostname=host.removesuffix("."),
                 ssl_handshake_timeout=timeouts.tls,
                 ssl_shutdown_timeout=timeouts.quit,
             )
@@ -295,6 +306,12 @@ class _Channel(asyncio.Protocol):
                     await self._change()
         except TimeoutError:
             raise _Broken("not closed in time") from None
+
+    def _end(self, why: str) -> None:
+        self.lost = why
+        if self._tail:
+            self._record(Arrow.RECEIVED_TLS if self.tls else Arrow.RECEIVED, (_shown(self._tail[:200]),))
+        self.note(why)
 
     async def _change(self) -> None:
         """Until something was received, the send buffer has room again, or the connection is lost."""
@@ -328,7 +345,7 @@ def _why(error: Exception) -> str:
         case OSError(errno=int(number)) if not isinstance(error, ssl.SSLError):
             return os.strerror(number)
         case _:
-            return str(error) or type(error).__name__
+            return str(error) or "connection lost"
 
 
 class Connection:
@@ -495,8 +512,7 @@ class Connection:
         A message that came with SMTPUTF8 and needs it nowhere goes to any server, as Postfix lets it.
         """
         if "SMTPUTF8" not in self._extensions:
-            paths = (*mail.recipients, *((mail.reverse_path,) if mail.reverse_path else ()))
-            if not all(path.ascii for path in paths):
+            if not mail.ascii:
                 why = "the envelope has a non-ASCII address"
             elif mail.smtputf8 and not content[: header_end(content)].isascii():
                 why = "the message has a non-ASCII header"
@@ -517,10 +533,8 @@ class Connection:
             parts.append(f"SIZE={len(content)}")
         if "8BITMIME" in self._extensions and (mail.eight_bit or not content.isascii()):
             parts.append("BODY=8BITMIME")
-        if "SMTPUTF8" in self._extensions:
-            paths = (*mail.recipients, *((mail.reverse_path,) if mail.reverse_path else ()))
-            if mail.smtputf8 or not all(path.ascii for path in paths):
-                parts.append("SMTPUTF8")
+        if "SMTPUTF8" in self._extensions and (mail.smtputf8 or not mail.ascii):
+            parts.append("SMTPUTF8")
         return " ".join(parts)
 
 

@@ -225,7 +225,7 @@ class Listener:
         if not self._by_address[ip]:
             del self._by_address[ip]
 
-    def _tell(self, what: Happening, **facts: Any) -> None:
+    def _tell(self, what: Happening, /, **facts: Any) -> None:
         self._emit(Event(what, self._world.clock.now(), facts={"listener": self._settings.name, **facts}))
 
 

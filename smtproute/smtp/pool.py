@@ -91,7 +91,8 @@ class _Lane:
         try:
             await turn
         except asyncio.CancelledError:
-            pass
+            if not turn.cancelled():
+                self.leave()
             raise
 
     def leave(self) -> None:

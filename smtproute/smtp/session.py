@@ -484,7 +484,7 @@ class Session(SMTP):
         self._tell(Happening.REFUSED, command=self._heard, reply=str(reply))
         return reply
 
-    def _tell(self, what: Happening, **facts: str) -> None:
+    def _tell(self, what: Happening, /, **facts: str) -> None:
         facts = {"listener": self._settings.name, "client": self.client.ip, **facts}
         self._emit(Event(what, self._clock.now(), facts=facts))
 

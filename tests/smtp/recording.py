@@ -50,6 +50,9 @@ class House:
     early: bool = False
     """DATA is answered without reading the content."""
     reading: asyncio.Event = field(default_factory=asyncio.Event)
+    """DATA was heard."""
+    holding: asyncio.Event = field(default_factory=asyncio.Event)
+    """The content was read to its end."""
     gate: asyncio.Event | None = None
     """DATA is answered when it is set."""
     committed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -98,6 +101,7 @@ class RecordingDoor:
         if house.early:
             return house.answer("data", Reply(452, "4.3.1", "No room"))
         octets = b"".join([chunk async for chunk in content])
+        house.holding.set()
         reply = house.answer("data", Reply(250, "2.0.0", "Ok: queued as T1"))
         if house.gate is not None:
             await house.gate.wait()
@@ -203,6 +207,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     run.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()], return_annotation=None)  # type: ignore[attr-defined]
     run.__module__ = test.__module__
+    run.pytestmark = list(getattr(test, "pytestmark", []))  # type: ignore[attr-defined]
     marked = pytest.mark.parametrize(
         "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
     )

@@ -672,6 +672,29 @@ async def test_control_characters_in_a_reply_are_escaped_in_the_transcript() -> 
     assert line.text == "250 \\x1b[2J \\xff \\u202e ok"
 
 
+async def test_what_came_of_an_unfinished_line_is_in_the_transcript() -> None:
+    error = await unreachable(on("CONNECT", Raw(b"SSH-2.0-OpenSSH"), Drop()))
+    assert [(line.arrow, line.text) for line in error.transcript[1:3]] == [
+        (Arrow.RECEIVED, "SSH-2.0-OpenSSH"),
+        (Arrow.NOTE, "the server closed the connection"),
+    ]
+
+
+async def test_a_server_that_never_stops_explaining() -> None:
+    async with connected(on("RCPT", Raw(b"250-" + b"x" * 1000 + b"\r\n"), Raw(b"250-y\r\n" * 20_000))) as (
+        connection,
+        _,
+    ):
+        dialogue = await connection.send(mail(), CONTENT)
+    assert dialogue.answers[0].stage is Stage.RCPT
+    assert dialogue.answers[0].reply is None
+    assert not dialogue.usable
+    lines = Raw(b"".join(b"250-%d " % n + b"x" * 3000 + b"\r\n" for n in range(100)))
+    async with connected(on("RCPT", lines)) as (connection, _):
+        dialogue = await connection.send(mail(), CONTENT)
+    assert dialogue.answers == (Answer(Stage.RCPT, None, "the server says too much"),)
+
+
 async def test_quit_does_not_wait_for_a_server_that_does_not_answer_it() -> None:
     async with connected(on("QUIT", Hang()), timeouts=Timeouts(quit=0.05)) as (connection, upstream):
         await connection.quit()

@@ -159,8 +159,8 @@ async def test_the_replies_to_pipelined_commands_come_in_one_piece() -> None:
 
 async def test_a_flood_of_commands_is_answered_as_it_comes() -> None:
     async with listening(House()) as listener, greeted(listener) as peer:
-        writing = asyncio.create_task(peer.send(b"HELP\r\n" * 20_000 + b"QUIT\r\n"))
-        assert codes(await peer.rest()) == [214] * 20_000 + [221]
+        writing = asyncio.create_task(peer.send(b"HELP\r\n" * 5_000 + b"QUIT\r\n"))
+        assert codes(await peer.rest()) == [214] * 5_000 + [221]
         await writing
 
 
@@ -182,7 +182,7 @@ async def test_half_closed_while_the_door_commits() -> None:
         await peer.say(MAIL, RCPT, "DATA")
         await peer.send(b"hello\r\n.\r\n")
         peer.half_close()
-        await house.reading.wait()
+        await house.holding.wait()
         house.gate.set()
         assert codes(await peer.rest()) == [250]
     assert len(house.taken) == 1
@@ -195,7 +195,7 @@ async def test_a_client_that_vanishes_while_the_door_commits_does_not_stop_it() 
     async with listening(house) as listener, greeted(listener) as peer:
         await peer.say(MAIL, RCPT, "DATA")
         await peer.send(b"hello\r\n.\r\n")
-        await house.reading.wait()
+        await house.holding.wait()
         peer.writer.transport.abort()
         await peer.rest()
         house.gate.set()
@@ -238,7 +238,7 @@ async def test_a_client_that_reads_nothing_is_cut() -> None:
     house = House()
     async with listening(house, limits=Limits(timeout=0.2)) as listener, greeted(listener) as peer:
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        peer.writer.write(b"HELP\r\n" * 400_000)
+        peer.writer.write(b"HELP\r\n" * 150_000)
         house.gone.clear()
         await house.gone.wait()
 

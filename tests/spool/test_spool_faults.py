@@ -6,8 +6,11 @@ import asyncio
 import errno
 import os
 import sqlite3
+import stat
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from spooling import (
 
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import Trace
-from smtproute.spool import Change, SpoolFailed, SpoolFull, State
+from smtproute.spool import Change, SpoolFailed, SpoolFull, State, tables
 
 MB = 1 << 20
 
@@ -76,6 +79,75 @@ def fail(what: str, times: int, error: Exception) -> Callable[[str], None]:
 
 
 # Group commit
+
+
+async def test_callers_at_the_same_time_share_a_commit(tmp_path: Path, statements: type[Connection]) -> None:
+    async with opened(tmp_path) as spool:
+        commits = []
+        statements.before = staticmethod(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+        await asyncio.gather(*(spool.accept(mail(f"M{n:02}")) for n in range(100)))
+        assert 1 <= len(commits) < 10
+        assert len(await claim(spool)) == 100
+
+
+async def test_a_commit_that_takes_its_time_holds_up_nobody_else(tmp_path: Path, statements: type[Connection]) -> None:
+    go_on = threading.Event()
+    waiting = threading.Event()
+
+    def before(statement: str) -> None:
+        if statement == "COMMIT" and threading.current_thread().name == "spool-writer":
+            waiting.set()
+            go_on.wait()
+
+    async with opened(tmp_path) as spool:
+        await spool.accept(mail("A"))
+        assert keys(await claim(spool)) == [("A", 0)]
+        statements.before = staticmethod(before)
+        accepting = asyncio.ensure_future(spool.accept(mail("B")))
+        await asyncio.to_thread(waiting.wait)
+        assert keys(await spool.entries("A")) == [("A", 0)]
+        assert await spool.entries("B") == []
+        assert await claim(spool) == []
+        assert not accepting.done()
+        go_on.set()
+        await accepting
+        assert keys(await claim(spool)) == [("B", 0)]
+
+
+async def test_everything_is_synced_in_order_before_it_is_acknowledged(
+    tmp_path: Path, statements: type[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill does not show what was not synced, so the calls themselves are looked at."""
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def fsyncing(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync body")
+
+    def renaming(*args: Any, **kwargs: Any) -> None:
+        rename(*args, **kwargs)
+        done.append("rename")
+
+    def before(statement: str) -> None:
+        if threading.current_thread().name == "spool-writer":
+            done.append(statement.split()[0])
+
+    async with opened(tmp_path) as spool:
+        monkeypatch.setattr(os, "fsync", fsyncing)
+        monkeypatch.setattr(os, "rename", renaming)
+        body = spool.stage("A")
+        await body.write(b"x" * MB)
+        await body.write(b"x")
+        done.clear()
+        statements.before = staticmethod(before)
+        await spool.accept(mail("A", body, size=MB + 1))
+        done.append("250")
+        assert done == ["sync body", "rename", "sync folder", "BEGIN", *["INSERT"] * 4, "COMMIT", "250"]
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    with closing(tables.connect(tmp_path / "spool.db")) as database:
+        assert database.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 async def test_a_statement_that_fails_in_a_batch_is_run_again_one_by_one(
@@ -137,7 +209,6 @@ async def test_retention_that_fails_warns_and_goes_on_next_time(tmp_path: Path, 
     async with opened(tmp_path, emit=warnings.append) as spool:
         await spool.accept(mail("A"))
         await spool.settle([delivered(entry) for entry in await claim(spool)], [])
-        statements.before = staticmethod(fail("UPDATE message", 1, sqlite3.OperationalError("disk I/O error")))
         statements.before = staticmethod(fail("BEGIN", 1, sqlite3.OperationalError("disk I/O error")))
         await spool.sweep(NOW + 1e9, Trace())
         assert [(event.what, "disk I/O error" in event.facts["what"]) for event in warnings] == [("warning", True)]
@@ -165,8 +236,6 @@ async def test_a_full_disk_refuses_and_keeps_what_it_has(small_disk: Path) -> No
         with pytest.raises(SpoolFull):
             await spool.accept(mail("whole", octets("whole", 3 * MB)))
         assert bodies(small_disk) == []
-        (small_disk / "bodies" / "big").write_bytes(b"")
-        assert await spool.entries("big") == []
         entries = await claim(spool)
         assert keys(entries) == [(name, 0) for name in accepted]
         for name in accepted:
@@ -266,9 +335,8 @@ async def test_a_damaged_row_is_set_aside_and_the_others_go_on(tmp_path: Path, d
     async with opened(tmp_path) as spool:
         for name in "ABC":
             await spool.accept(mail(name))
-    with sqlite3.connect(tmp_path / "spool.db") as database:
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as database, database:
         database.execute(damage)
-    database.close()
     warnings: list[Event] = []
     async with opened(tmp_path, emit=warnings.append) as spool:
         assert await spool.claim(NOW, 10) == (await spool.entries("A") + await spool.entries("C"), None)
@@ -288,9 +356,8 @@ async def test_a_damaged_event_is_left_out(tmp_path: Path) -> None:
     warnings: list[Event] = []
     async with opened(tmp_path, emit=warnings.append) as spool:
         await spool.accept(mail("A", count=2))
-        with sqlite3.connect(tmp_path / "spool.db") as database:
+        with closing(sqlite3.connect(tmp_path / "spool.db")) as database, database:
             database.execute("UPDATE event SET what = 'teleported' WHERE delivery = 0")
-        database.close()
         assert await happened(spool, "A") == ["received", "planned"]
         assert "teleported" in warnings[0].facts["what"]
 

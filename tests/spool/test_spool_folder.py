@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,8 @@ async def test_what_a_crash_left_behind_is_removed(tmp_path: Path) -> None:
 async def test_a_spool_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     async with opened(tmp_path) as spool:
         await spool.accept(mail("A"))
-    with sqlite3.connect(tmp_path / "spool.db") as database:
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
         database.execute(f"PRAGMA user_version = {len(tables.MIGRATIONS) + 1}")
-    database.close()
     (tmp_path / "bodies" / "B").write_bytes(b"")
     with pytest.raises(SpoolVersion, match=r"version 2.*up to 1.*newer program"):
         async with opened(tmp_path):
@@ -99,11 +99,10 @@ async def test_an_older_spool_opens_in_a_newer_version(tmp_path: Path, monkeypat
     with pytest.raises(SpoolFailed):
         async with opened(tmp_path):
             pass
-    with sqlite3.connect(tmp_path / "spool.db") as database:
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (2,)
         assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").fetchone() == (0,)
         assert database.execute("SELECT priority FROM message").fetchall() == [(3,)]
-    database.close()
     monkeypatch.setattr(tables, "MIGRATIONS", tables.MIGRATIONS[:2])
     async with opened(tmp_path) as spool:
         assert keys(await claim(spool)) == [("A", 0)]
