@@ -76,6 +76,7 @@ class Listener:
         """None during the TLS handshake."""
         self._by_address: Counter[str] = Counter()
         self._address = ("", 0)
+        self._closing = False
 
     @property
     def settings(self) -> Settings:
@@ -138,6 +139,7 @@ class Listener:
                 await asyncio.wait(late)
 
     def _stop_accepting(self) -> None:
+        self._closing = True
         if self._accepting is not None:
             self._accepting.cancel()
 
@@ -168,7 +170,7 @@ class Listener:
                     await self._world.clock.sleep(_PAUSE)
                 else:
                     self._opened(connection, *_peer(name))
-                    await asyncio.sleep(0)  # however many are waiting, those that are open go on
+                    await asyncio.sleep(0)  # it begins and counts, and those that are open go on
 
     def _opened(self, connection: socket.socket, ip: str, port: int) -> None:
         """A connection becomes a session if there is room for one."""
@@ -189,10 +191,7 @@ class Listener:
                 self._emit,
             )
             implicit = self._settings.tls is ListenerTls.IMPLICIT
-            task = self._tasks.create_task(self._serve(session, connection, self._context if implicit else None))
-            self._sessions[task] = None
-            self._by_address[ip] += 1
-            task.add_done_callback(lambda task: self._ended(task, ip))
+            self._tasks.create_task(self._serve(session, connection, self._context if implicit else None))
 
     def _turn_away(self, connection: socket.socket, ip: str, reply: Reply) -> None:
         """With a last word, if the client is not expecting TLS."""
@@ -206,24 +205,29 @@ class Listener:
         self._tell(Happening.REFUSED, client=ip, command="", reply=str(reply))
 
     async def _serve(self, session: Session, connection: socket.socket, context: ssl.SSLContext | None) -> None:
-        loop = asyncio.get_running_loop()
+        """The connection from its first octet to its last."""
+        if self._closing:
+            connection.close()
+            return
+        task, ip = asyncio.current_task(), session.client.ip
+        assert task is not None
+        self._sessions[task] = None
+        self._by_address[ip] += 1
         try:
             async with asyncio.timeout(min(HANDSHAKE, self._limits.timeout)):
+                loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(lambda: session, connection, ssl=context)
         except OSError as error:
             failed = "TLS handshake" if context else "connection"
-            self._tell(Happening.WARNING, client=session.client.ip, what=f"{failed} failed: {error!r}")
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        self._sessions[task] = session
-        await session.serve()
-
-    def _ended(self, task: asyncio.Task[None], ip: str) -> None:
-        del self._sessions[task]
-        self._by_address[ip] -= 1
-        if not self._by_address[ip]:
-            del self._by_address[ip]
+            self._tell(Happening.WARNING, client=ip, what=f"{failed} failed: {error!r}")
+        else:
+            self._sessions[task] = session
+            await session.serve()
+        finally:
+            del self._sessions[task]
+            self._by_address[ip] -= 1
+            if not self._by_address[ip]:
+                del self._by_address[ip]
 
     def _tell(self, what: Happening, /, **facts: Any) -> None:
         self._emit(Event(what, self._world.clock.now(), facts={"listener": self._settings.name, **facts}))

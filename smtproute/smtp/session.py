@@ -447,6 +447,7 @@ class Session(SMTP):
         finally:
             self._waiting = None
         protocol.connection_made(transport)
+        self._plain = self._writer  # kept: from Python 3.13 on, a writer that is let go closes its transport
         self._reader, self._writer = reader, asyncio.StreamWriter(transport, protocol, reader, self.loop)
         self.transport = transport
         self._negotiating = False

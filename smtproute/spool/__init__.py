@@ -8,7 +8,7 @@ content too large for a row has a file of its own.
 - `sqlite` is the relay's implementation, `operator` what the command line opens beside it (or alone); `reading` is
   what both can be asked. The database is the only channel between them.
 - `writer` is the one thread that writes: it drains a queue of jobs, runs them in one transaction, and lets one fsync
-  serve them all. `tables` is the SQL that it runs, `bodies` the files, `codec` how values stand in a row.
+  serve them all. `schema` and `tables` are the database, `bodies` the files, `codec` how values stand in a row.
 - `claims` remembers which deliveries this process has taken. That is not durable on purpose: what a crashed process
   had claimed is simply due again.
 """

@@ -14,7 +14,8 @@ from smtproute.core.event import Emit, Event, Happening
 from smtproute.spool import tables
 from smtproute.spool.bodies import Bodies
 from smtproute.spool.queue import Entry, Page, SpoolFailed
-from smtproute.spool.tables import Body, Found
+from smtproute.spool.schema import Body
+from smtproute.spool.tables import Found
 from smtproute.spool.writer import failure
 from smtproute.world import World
 
@@ -61,8 +62,8 @@ class Reading:
     async def events(self, message_id: str, after: int = 0) -> Sequence[tuple[int, Event]]:
         """The events of one message in order, each with its number, after number `after`. Raises SpoolFailed."""
         events, corrupt = await self._ask(partial(tables.events, message_id=message_id, after=after))
-        for what in corrupt:
-            self._warn(message_id, None, what)
+        for why in corrupt:
+            self._warn(message_id, None, f"an event cannot be read: {why}")
         return events
 
     async def close(self) -> None:
@@ -79,12 +80,11 @@ class Reading:
 
     def _readable(self, found: Found) -> list[Entry]:
         for message, number, why in found.corrupt:
-            self._warn(message, number, why)
+            self._warn(message, number, f"a delivery cannot be read: {why}")
         return found.entries
 
-    def _warn(self, message: str, delivery: int | None, why: str) -> None:
-        facts = {"what": f"the spool cannot read what it holds: {why}"}
-        self._emit(Event(Happening.WARNING, self._world.clock.now(), message, delivery, facts))
+    def _warn(self, message: str, delivery: int | None, what: str) -> None:
+        self._emit(Event(Happening.WARNING, self._world.clock.now(), message, delivery, {"what": f"spool: {what}"}))
 
 
 def _content(connection: sqlite3.Connection, message_id: str, bodies: Bodies) -> bytes:

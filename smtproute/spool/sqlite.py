@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from smtproute.core.event import Emit, Event
 from smtproute.core.settings import Trace
-from smtproute.spool import tables
+from smtproute.spool import schema, tables
 from smtproute.spool.bodies import Bodies, StagedBody, sync_folder
 from smtproute.spool.claims import READY, Claims
 from smtproute.spool.operator import OperatorSpool
@@ -36,7 +36,8 @@ from smtproute.spool.queue import (
     State,
 )
 from smtproute.spool.reading import BODIES, DATABASE, Reading
-from smtproute.spool.tables import Body, Dropped, KeptFor, Rows
+from smtproute.spool.schema import Body, KeptFor
+from smtproute.spool.tables import Dropped, Rows
 from smtproute.spool.writer import Job, Writer, failure
 from smtproute.world import World
 
@@ -115,8 +116,9 @@ class SqliteSpool(Reading):
 
     async def accept(self, accepted: Accepted) -> None:
         """On return the message is durable; cancelled meanwhile, it may be. See `Spool.accept`."""
+        body = self._body(accepted)
         rows = Rows()
-        entries, body = self._arriving(accepted, rows)
+        entries = self._arriving(accepted, body, rows)
         job = Job[None](rows=rows, bounded=True, done=partial(self._arrived, [(accepted, entries)]))
         if body is not None:
             body.hand_over()
@@ -167,18 +169,13 @@ class SqliteSpool(Reading):
     async def settle(
         self, settlements: Sequence[Settlement], events: Sequence[Event], bounces: Sequence[Accepted] = ()
     ) -> None:
-        """See `Spool.settle`. The bounces' contents are octets, none is staged; `max_size` does not keep them out."""
+        """See `Spool.settle`. A bounce's content is octets; it goes into a row, and `max_size` does not keep it out."""
         rows = Rows(settled_at=self._world.clock.now())
         for settlement in settlements:
             rows.settle(settlement)
         for event in events:
             rows.event(event)
-        arriving = []
-        for accepted in bounces:
-            entries, body = self._arriving(accepted, rows)
-            if body is not None:
-                raise ValueError(f"the content of the bounce {accepted.message.id} is too large")
-            arriving.append((accepted, entries))
+        arriving = [(accepted, self._arriving(accepted, None, rows)) for accepted in bounces]
         for _, entries in arriving:
             self._claims.accepting(entries)
         await self._writer.submit(Job(rows=rows, done=partial(self._settled, settlements, arriving)))
@@ -208,7 +205,7 @@ class SqliteSpool(Reading):
                 while await self._drop(drop) == _SLICE:
                     pass
         except SpoolFailed as failed:
-            self._warn("", None, f"retention: {failed}")
+            self._warn("", None, f"retention has to wait: {failed}")
 
     async def close(self) -> None:
         """Commits what was asked for, and gives the folder free."""
@@ -218,22 +215,30 @@ class SqliteSpool(Reading):
             await self._writer.close()
             os.close(self._lock)
 
-    def _arriving(self, accepted: Accepted, rows: Rows) -> tuple[list[Entry], StagedBody | None]:
-        """Puts the message into `rows`; its deliveries as they will be claimed, and its body where it has a file."""
-        message, content = accepted.message, accepted.content
+    def _body(self, accepted: Accepted) -> StagedBody | None:
+        """The file that the content is in, or is to go to in one step; None for a row."""
+        content = accepted.content
+        if isinstance(content, bytes):
+            if len(content) <= LARGEST_ROW:
+                return None
+            body = self.stage(accepted.message.id)
+            body.fill(content)
+            return body
+        if not isinstance(content, StagedBody):
+            raise TypeError(f"the content of {accepted.message.id} was not staged by this spool")
+        return content
+
+    def _arriving(self, accepted: Accepted, body: StagedBody | None, rows: Rows) -> list[Entry]:
+        """Puts the message into `rows`; its deliveries as they will be claimed."""
+        message = accepted.message
         number = next(self._numbers)
-        body: StagedBody | None = None
-        if isinstance(content, StagedBody):
-            body, size = content, content.size
-        elif isinstance(content, bytes):
-            size = len(content)
-            if size > LARGEST_ROW:
-                body = self.stage(message.id)
-                body.fill(content)
-            else:
-                rows.contents.append((number, content))
+        if body is not None:
+            size = body.size
+        elif isinstance(accepted.content, bytes):
+            size = len(accepted.content)
+            rows.contents.append((number, accepted.content))
         else:
-            raise TypeError(f"the content of {message.id} was not staged by this spool")
+            raise TypeError(f"the content of {message.id} is staged, and should be octets")
         if size != message.size:
             raise ValueError(f"{message.id} has {size} octets, not {message.size}")
         rows.message(number, message, Body.ROW if body is None else Body.FILE, len(accepted.deliveries))
@@ -245,7 +250,7 @@ class SqliteSpool(Reading):
             rows.delivery(entry)
         for event in accepted.events:
             rows.event(event)
-        return entries, body
+        return entries
 
     def _arrived(self, arriving: Sequence[tuple[Accepted, list[Entry]]], error: SpoolFailed | None) -> None:
         for accepted, entries in arriving:
@@ -347,11 +352,11 @@ def _ours(folder: Path, lock: int) -> _Opened:
     os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     bodies.mkdir(mode=0o700, exist_ok=True)
     sync_folder(folder)
-    writing = tables.connect(database)
+    writing = schema.connect(database)
     try:
-        tables.migrate(writing)
+        schema.migrate(writing)
         Bodies(bodies).remove_strays(partial(tables.wants_body, writing))
-        reading = tables.connect(database, query_only=True)
+        reading = schema.connect(database, query_only=True)
         return _Opened(lock, writing, reading, tables.next_number(writing), tables.unfinished_octets(writing))
     except BaseException:
         writing.close()
@@ -362,15 +367,15 @@ def _open_beside(folder: Path) -> sqlite3.Connection:
     database = folder / DATABASE
     if not database.is_file():
         raise SpoolFailed("there is no spool here yet")
-    connection = tables.connect(database)
+    connection = schema.connect(database)
     try:
-        found = tables.version(connection)
+        found = schema.version(connection)
         if found == 0:
             raise SpoolFailed("there is no spool here yet")
-        if found != len(tables.MIGRATIONS):
+        if found != len(schema.MIGRATIONS):
             raise SpoolVersion(
-                f"the spool is of version {found}, and this program is for version {len(tables.MIGRATIONS)}:"
-                " use the program that the relay is"
+                f"the spool is of version {found}, and this program is for version {len(schema.MIGRATIONS)}:"
+                " use the same program as the relay"
             )
     except BaseException:
         connection.close()

@@ -128,8 +128,10 @@ class Writer:
                 if self._steps:
                     self._step(self._steps.popleft())
         finally:
-            self._connection.close()
-            self._tell(self._end)
+            try:
+                self._connection.close()
+            finally:
+                self._tell(self._end)
 
     def _gather(self) -> bool:
         """Sorts the queue into what commits and what steps; waits where there is neither. False at the end."""

@@ -59,7 +59,7 @@ def test_the_whole_folder(tmp_path: Path) -> None:
         tmp_path,
         'domains = ["example.net"]',
         accounts=b"anna@example.org|{X}y\n",
-        virtual=b"# aliases\nsales@example.com anna@example.org\n@example.org anna@example.org\nroot anna@example.org\n",
+        virtual=b"# aliases\nsales@example.com anna@example.org\n@example.org anna@example.org\nroot x@y.example\n",
         regexp=b"/^support@example\\.info$/ anna@example.org\n/(/ x\n",
     )
     routing = snapshot.routing
@@ -89,9 +89,11 @@ def test_a_hostname_that_is_a_mail_domain_is_named_by_the_file(tmp_path: Path) -
     assert snapshot.routing.local_domains == {"mail.example.org": "postfix-accounts.cf:1", "localhost": "hostname"}
 
 
-@pytest.mark.parametrize("present", ["accounts", "virtual"])
-def test_one_of_the_two_files_is_enough(tmp_path: Path, present: str) -> None:
-    snapshot = loaded(tmp_path, **{present: b"anna@example.org|{X}y x@y.example\n"})
+@pytest.mark.parametrize(
+    ("present", "octets"), [("accounts", b"anna@example.org|{X}y\n"), ("virtual", b"anna@example.org x@y.example\n")]
+)
+def test_one_of_the_two_files_is_enough(tmp_path: Path, present: str, octets: bytes) -> None:
+    snapshot = loaded(tmp_path, **{present: octets})
     assert "example.org" in snapshot.routing.local_domains
     assert [table.file for table in snapshot.routing.aliases.tables] == ["postfix-virtual.cf"] * (present == "virtual")
 

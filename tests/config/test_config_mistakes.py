@@ -432,6 +432,12 @@ def test_a_variable_is_named() -> None:
     )
 
 
+def test_a_variable_holds_one_value() -> None:
+    assert mistakes("", {"SMTPROUTE__LIMITS__ERRORS": "7\nrecipients = 1"}) == (
+        'environment: SMTPROUTE__LIMITS__ERRORS = "7\\nrecipients = 1": a whole number is wanted, 1 or more.',
+    )
+
+
 def test_a_variable_that_means_two_things() -> None:
     text = '[endpoint.git-lab]\nservers = ["a.b"]\n[endpoint.Git_Lab]\nservers = ["a.b"]\n'
     assert mistakes(text, {"SMTPROUTE__ENDPOINT__GIT_LAB__TLS": "never"}) == (

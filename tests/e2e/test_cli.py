@@ -159,7 +159,6 @@ def test_the_trace_of_a_message(file: Path) -> None:
             if "deferred" in text and "delivered" in text:
                 break
     for expected in (
-        "FROM:<me@here.example>",
         "-> 250 2.1.5",
         "default  a@far.example: nothing else claims it: endpoint far",
         "=> capture for b@kept.example (route[0])",
@@ -167,6 +166,7 @@ def test_the_trace_of_a_message(file: Path) -> None:
         "far.internal (static, 127.0.0.1:1) Connection refused",
     ):
         assert expected in text
+    assert re.search(r"<- MAIL FROM:<me@here\.example>", text, re.IGNORECASE)
     events = [json.loads(line) for line in run("trace", message, "--json", "-c", str(file)).stdout.splitlines()]
     assert [each["what"] for each in events[:3]] == ["received", "planned", "planned"]
     assert all(each["message"] == message for each in events)

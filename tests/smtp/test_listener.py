@@ -153,24 +153,23 @@ async def test_draining() -> None:
     async with AsyncExitStack() as stack:
         listener = await stack.enter_async_context(listening(house))
         idle, busy, sending = [await stack.enter_async_context(greeted(listener)) for _ in range(3)]
-        if True:
-            await busy.say(MAIL)
-            await sending.say(MAIL, RCPT, "DATA")
-            await sending.send(b"hello\r\n")
-            await house.reading.wait()
-            draining = asyncio.create_task(listener.drain(20))
-            replies = await idle.rest()
-            assert codes(replies) == [421] and replies[0].enhanced == "4.3.2"
-            with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_connection(*listener.address)
-            assert (await busy.say(RCPT, "DATA")).code == 354
-            assert not draining.done()
-            await busy.send(b"hello\r\n.\r\n")
-            assert codes(await busy.rest()) == [250, 421]
-            await sending.send(b".\r\n")
-            assert codes(await sending.rest()) == [250, 421]
-            await draining
-            assert listener.sessions == 0
+        await busy.say(MAIL)
+        await sending.say(MAIL, RCPT, "DATA")
+        await sending.send(b"hello\r\n")
+        await house.reading.wait()
+        draining = asyncio.create_task(listener.drain(20))
+        replies = await idle.rest()
+        assert codes(replies) == [421] and replies[0].enhanced == "4.3.2"
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*listener.address)
+        assert (await busy.say(RCPT, "DATA")).code == 354
+        assert not draining.done()
+        await busy.send(b"hello\r\n.\r\n")
+        assert codes(await busy.rest()) == [250, 421]
+        await sending.send(b".\r\n")
+        assert codes(await sending.rest()) == [250, 421]
+        await draining
+        assert listener.sessions == 0
     assert len(house.taken) == 2
 
 

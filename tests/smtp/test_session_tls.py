@@ -139,23 +139,27 @@ async def test_implicit_tls(settings: Settings, context: ssl.SSLContext) -> None
 async def test_slow_handshakes_hold_nobody_up_and_end(settings: Settings, context: ssl.SSLContext) -> None:
     house = House()
     settings = replace(settings, tls=ListenerTls.IMPLICIT)
-    async with listening(house, settings, Limits(timeout=2.0)) as listener:
-        async with connected(listener) as silent, connected(listener) as slow:
-            await slow.send(b"\x16\x03\x01")
-            async with greeted(listener, context) as peer:
-                assert (await peer.say("NOOP")).code == 250
-                assert listener.sessions == 3
-            assert await silent.reader.read() == b""
-            assert await slow.reader.read() == b""
+    limits = Limits(timeout=1.0)
+    async with (
+        listening(house, settings, limits) as listener,
+        connected(listener) as silent,
+        connected(listener) as slow,
+    ):
+        await slow.send(b"\x16\x03\x01")
+        async with greeted(listener, context) as peer:
+            assert (await peer.say("NOOP")).code == 250
+            assert listener.sessions == 3
+        assert await silent.reader.read() == b""
+        assert await slow.reader.read() == b""
 
 
 @on_both_loops
 async def test_plain_text_spoken_to_implicit_tls(settings: Settings) -> None:
     house = House()
-    async with listening(house, replace(settings, tls=ListenerTls.IMPLICIT)) as listener:
-        async with connected(listener) as peer:
-            await peer.send(b"EHLO x\r\n")
-            assert b"220" not in await peer.reader.read()
+    settings = replace(settings, tls=ListenerTls.IMPLICIT)
+    async with listening(house, settings) as listener, connected(listener) as peer:
+        await peer.send(b"EHLO x\r\n")
+        assert b"220" not in await peer.reader.read()
     assert house.clients == []
 
 
@@ -165,14 +169,14 @@ async def test_a_client_that_ends_tls_after_its_message_has_it_taken(
 ) -> None:
     house = House(gate=asyncio.Event())
     assert house.gate is not None
-    async with listening(house, replace(settings, tls=ListenerTls.IMPLICIT)) as listener:
-        async with greeted(listener, context) as peer:
-            await peer.say(MAIL, RCPT, "DATA")
-            await peer.send(b"hello\r\n.\r\n")
-            await house.holding.wait()
-            peer.writer.close()
-            house.gate.set()
-            await house.committed.wait()
+    settings = replace(settings, tls=ListenerTls.IMPLICIT)
+    async with listening(house, settings) as listener, greeted(listener, context) as peer:
+        await peer.say(MAIL, RCPT, "DATA")
+        await peer.send(b"hello\r\n.\r\n")
+        await house.holding.wait()
+        peer.writer.close()
+        house.gate.set()
+        await house.committed.wait()
     assert house.taken[0].content == b"hello\r\n" and not house.said(Happening.FAULT)
 
 

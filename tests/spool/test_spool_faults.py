@@ -32,7 +32,7 @@ from spooling import (
 
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import Trace
-from smtproute.spool import Change, SpoolFailed, SpoolFull, State, tables
+from smtproute.spool import Change, SpoolFailed, SpoolFull, State, schema
 
 MB = 1 << 20
 
@@ -143,10 +143,10 @@ async def test_everything_is_synced_in_order_before_it_is_acknowledged(
         statements.before = staticmethod(before)
         await spool.accept(mail("A", body, size=MB + 1))
         done.append("250")
-        assert done == ["sync body", "rename", "sync folder", "BEGIN", *["INSERT"] * 4, "COMMIT", "250"]
+        assert done == ["sync body", "rename", "sync folder", "BEGIN", *["INSERT"] * 3, "COMMIT", "250"]
     with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    with closing(tables.connect(tmp_path / "spool.db")) as database:
+    with closing(schema.connect(tmp_path / "spool.db")) as database:
         assert database.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
@@ -192,6 +192,29 @@ async def test_a_commit_that_fails_fails_all_and_keeps_nothing(
         await spool.settle([deferred(entry, NOW)], [])
         await spool.accept(mail("B"))
         assert keys(await claim(spool)) == [("A", 0), ("B", 0)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_error_of_ours_in_the_writer_leaves_nobody_waiting(
+    tmp_path: Path, statements: type[Connection]
+) -> None:
+    async with opened(tmp_path) as spool, asyncio.timeout(10):
+        watching = asyncio.ensure_future(spool.watch())
+        statements.before = staticmethod(fail("COMMIT", 1, RuntimeError("ours")))
+        verbs = [
+            spool.accept(mail("A")),
+            spool.accept(mail("B", octets("B", MB))),
+            spool.change(Change.HOLD, None, NOW),
+        ]
+        came = await asyncio.gather(*verbs, return_exceptions=True)
+        assert [type(each) for each in came] == [SpoolFailed] * 3
+        with pytest.raises(SpoolFailed):
+            await watching
+        with pytest.raises(SpoolFailed):
+            await spool.accept(mail("C"))
+    async with opened(tmp_path) as spool:
+        assert await claim(spool) == []
+        assert bodies(tmp_path) == []
 
 
 async def test_a_claim_that_fails_loses_nothing(tmp_path: Path, statements: type[Connection]) -> None:

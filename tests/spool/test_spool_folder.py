@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from spooling import NOW, Clock, beside, bodies, claim, delivered, happened, keys, mail, octets, opened
 
-from smtproute.spool import Change, Changed, SpoolBusy, SpoolFailed, SpoolVersion, State, tables
+from smtproute.spool import Change, Changed, SpoolBusy, SpoolFailed, SpoolVersion, State, schema
 
 MB = 1 << 20
 
@@ -76,7 +76,7 @@ async def test_a_spool_of_a_newer_version_is_refused_and_left_alone(tmp_path: Pa
     async with opened(tmp_path) as spool:
         await spool.accept(mail("A"))
     with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
-        database.execute(f"PRAGMA user_version = {len(tables.MIGRATIONS) + 1}")
+        database.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     (tmp_path / "bodies" / "B").write_bytes(b"")
     with pytest.raises(SpoolVersion, match=r"version 2.*up to 1.*newer program"):
         async with opened(tmp_path):
@@ -92,7 +92,7 @@ async def test_an_older_spool_opens_in_a_newer_version(tmp_path: Path, monkeypat
         await spool.accept(mail("A"))
     newer = ("ALTER TABLE message ADD COLUMN priority INTEGER NOT NULL DEFAULT 3", "CREATE TABLE lane (name TEXT)")
     broken = ("CREATE TABLE half (name TEXT)", "CREATE TABLE nonsense")
-    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, newer, broken))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, newer, broken))
     with pytest.raises(SpoolVersion, match=r"version 1.*version 3"):
         async with beside(tmp_path):
             pass
@@ -103,7 +103,7 @@ async def test_an_older_spool_opens_in_a_newer_version(tmp_path: Path, monkeypat
         assert database.execute("PRAGMA user_version").fetchone() == (2,)
         assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").fetchone() == (0,)
         assert database.execute("SELECT priority FROM message").fetchall() == [(3,)]
-    monkeypatch.setattr(tables, "MIGRATIONS", tables.MIGRATIONS[:2])
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
     async with opened(tmp_path) as spool:
         assert keys(await claim(spool)) == [("A", 0)]
         assert await spool.content("A") == octets("A", 500)
