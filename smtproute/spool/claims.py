@@ -31,6 +31,7 @@ class Claims:
         self._ready: deque[Entry] = deque()
         self._taken: set[Key] = set()
         self._claimed: set[Key] = set()
+        self._looking = False
         self._let_go: set[Key] = set()
         """Settled since the look under way began, which may have seen them unsettled."""
         self._outdated = False
@@ -70,14 +71,15 @@ class Claims:
     def settled(self, key: Key, retry_at: float | None) -> None:
         self._taken.discard(key)
         self._claimed.discard(key)
-        self._let_go.add(key)
+        if self._looking:
+            self._let_go.add(key)
         if retry_at is not None:
             self.next_due = min(self.next_due, retry_at)
 
     def look(self) -> frozenset[Key]:
         """A look at the database begins: what it is not to bring. `found` or `missed` ends it."""
         self.next_due = math.inf
-        self._let_go.clear()
+        self._looking = True
         self._outdated = False
         return frozenset(self._taken)
 
@@ -86,17 +88,25 @@ class Claims:
         if self._outdated:
             self.missed()
             return
+        let_go = self._looked()
         self._taken.update(aside)
         for entry in entries:
             key = (entry.message.id, entry.number)
-            if key not in self._taken and key not in self._let_go:
+            if key not in self._taken and key not in let_go:
                 self._taken.add(key)
                 self._ready.append(entry)
         self.next_due = min(self.next_due, next_due)
 
     def missed(self) -> None:
         """The look failed."""
+        self._looked()
         self.next_due = -math.inf
+
+    def _looked(self) -> set[Key]:
+        """What was settled while the look was under way, which is now over."""
+        self._looking = False
+        let_go, self._let_go = self._let_go, set()
+        return let_go
 
     def doubt(self) -> None:
         """An operator has changed the queue: what is ready may be held or removed, what was not due may be due."""

@@ -101,3 +101,15 @@ def test_what_cannot_be_read_is_not_brought_again() -> None:
     claims.look()
     claims.found([], [("A", 0)], math.inf)
     assert claims.look() == {("A", 0)}
+
+
+def test_what_is_settled_is_forgotten() -> None:
+    """A relay that always keeps up never looks at the database again: nothing may pile up meanwhile."""
+    claims = looked()
+    for number in range(1000):
+        one = entry(f"M{number}")
+        claims.accepting([one])
+        claims.accepted([one], NOW)
+        (taken,) = claims.take(9)
+        claims.settled((taken.message.id, taken.number), None)
+    assert sum(len(kept) for kept in vars(claims).values() if hasattr(kept, "__len__")) == 0
