@@ -165,6 +165,8 @@ class Listener:
             while True:
                 try:
                     connection, name = await loop.sock_accept(listening)
+                except ConnectionAbortedError:
+                    continue  # it has gone already
                 except OSError as error:
                     self._tell(Happening.WARNING, what=f"a connection could not be accepted: {error}")
                     await self._world.clock.sleep(_PAUSE)

@@ -289,6 +289,7 @@ async def test_a_message_too_large_is_read_past() -> None:
     async with listening(house, limits=Limits(message_size=1000)) as listener, greeted(listener) as peer:
         reply = await sent(peer, b"x" * 200_000 + b"\r\n.\r\n")
         assert (reply.code, reply.enhanced) == (552, "5.3.4")
+        assert house.calls[-1] == "reset"
         assert (await sent(peer, b"x" * 998 + b"\r\n.\r\n")).code == 250
         assert (await peer.say("EHLO x")).text.split("\n")[2] == "SIZE 1000"
     assert [len(taken.content) for taken in house.taken] == [1000]
