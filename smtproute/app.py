@@ -21,6 +21,7 @@ from smtproute.core.aliases import Table
 from smtproute.core.choice import LookupFailed
 from smtproute.core.envelope import Envelope
 from smtproute.core.event import Emit, Event, Happening
+from smtproute.core.reply import Reply
 from smtproute.core.settings import Listener as ListenerSettings
 from smtproute.core.settings import Settings
 from smtproute.core.snapshot import Snapshot
@@ -37,6 +38,7 @@ from smtproute.mailauth.keys import load as load_key
 from smtproute.resolve.resolver import Resolver
 from smtproute.smtp.listener import Listener, ListenerFailed, server_context
 from smtproute.smtp.pool import CaFileFault, Pool
+from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
 
@@ -148,7 +150,10 @@ class Relay:
         loaded = load(read)
         settings = loaded.snapshot.settings
         folder = Path(settings.state) / "spool"
-        spool = await SqliteSpool.open(str(folder), world, max_size=settings.queue.max_size, emit=emit)
+        try:
+            spool = await SqliteSpool.open(str(folder), world, max_size=settings.queue.max_size, emit=emit)
+        except SpoolFailed as failed:
+            raise type(failed)(f'state = "{settings.state}": {failed}') from failed
         try:
             async with asyncio.TaskGroup() as tasks:
                 relay = cls(loaded, read, spool, tasks, world, emit)
@@ -176,7 +181,6 @@ class Relay:
 
     async def reload(self) -> None:
         """Reads the configuration again. A broken one is refused, and the old one stays in force."""
-        now = self._world.clock.now()
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(self._cpu, load, self._read)
             loaded = self._keeping(loaded)
@@ -184,14 +188,14 @@ class Relay:
             contexts = {name: server_context(settings.listeners[name]) for name in self._listeners}
             self._pool.prepare(settings.endpoints.values())
         except (Refused, ListenerFailed, CaFileFault) as refused:
-            self._emit(Event(Happening.RELOAD_REFUSED, now, facts={"why": str(refused)}))
+            self._emit(Event(Happening.RELOAD_REFUSED, self._world.clock.now(), facts={"why": str(refused)}))
             return
         for name, listener in self._listeners.items():
             listener.update(settings.listeners[name], settings.limits, contexts[name])
         self._loaded = loaded
         self._resolver = Resolver(settings.resolver, self._world)
         self._warn(loaded.snapshot.warnings)
-        self._emit(Event(Happening.RELOADED, now))
+        self._emit(Event(Happening.RELOADED, self._world.clock.now()))
         self._dispatcher.nudge()
 
     def _keeping(self, loaded: Loaded) -> Loaded:
@@ -216,10 +220,12 @@ class Relay:
         routing = loaded.snapshot.routing
         before = {table.file: table for table in self.snapshot().routing.aliases.tables}
         tables: list[Table] = []
+        kept: list[str] = []
         for table in routing.aliases.tables:
             good = before.get(table.file)
             if table.fault and good is not None and not good.fault:
-                warnings.append(f"{table.file}: {table.fault}: the table as it was stays in force")
+                warnings.append(f"{table.file}: {table.fault}: the table as it was stays in force until this is mended")
+                kept.append(table.file)
                 tables.append(good)
             else:
                 tables.append(table)
@@ -231,7 +237,7 @@ class Relay:
                 hostname=old.hostname,
                 aliases=replace(routing.aliases, tables=tuple(tables), origin=old.hostname),
             ),
-            warnings=(*loaded.snapshot.warnings, *warnings),
+            warnings=(*(each for each in loaded.snapshot.warnings if each.split(":")[0] not in kept), *warnings),
         )
         return replace(loaded, snapshot=snapshot)
 
@@ -279,6 +285,6 @@ class Relay:
         except LookupFailed as failed:
             raise arc.TxtUnavailable(str(failed)) from failed
 
-    async def _explain(self, envelope: Envelope, addresses: Sequence[Address]) -> Sequence[str]:
-        explained = await explain(self.snapshot(), self.endpoints.candidates, envelope, addresses)
-        return [line for each in explained for line in each.lines()]
+    async def _explain(self, envelope: Envelope, address: Address) -> tuple[Reply, Sequence[str]]:
+        (explained,) = await explain(self.snapshot(), self.endpoints.candidates, envelope, (address,))
+        return explained.plan.reply, explained.lines()

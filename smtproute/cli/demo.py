@@ -7,7 +7,9 @@ The far end checks the seals itself, with dkimpy.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import signal
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SENDER = "friend@elsewhere.example"
+_FOREVER = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,7 @@ def command(
 ) -> None:
     """Send five messages through a relay with a docker-mailserver folder, and print what became of each."""
     with tempfile.TemporaryDirectory(prefix="smtproute-demo-") as folder:
-        try:
-            asyncio.run(_demo(config or str(_example()), folder, once))
-        except KeyboardInterrupt:
-            print()
+        asyncio.run(_demo(config or str(_example()), folder, once))
 
 
 def _example() -> Path:
@@ -72,6 +72,9 @@ async def _demo(config: str, folder: str, once: bool) -> None:
     from smtproute.testing.upstream import Upstream
     from smtproute.testing.zone import Zone
 
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     judged: list[str] = []
     journal = Journal()
     names = {"mx.external.example": {"A": ["127.0.0.1"]}, "gitlab.internal": {"A": ["127.0.0.1"]}}
@@ -104,7 +107,10 @@ async def _demo(config: str, folder: str, once: bool) -> None:
         host, port = next(iter(relay.addresses.values()))
         if not once:
             _invite(host, port, folder)
-            await asyncio.Event().wait()
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(_by_hand(relay, journal))
+                await stop.wait()
+                telling.cancel()
 
 
 def _verified(content: bytes, zone: Zone) -> str:
@@ -120,7 +126,10 @@ def _verified(content: bytes, zone: Zone) -> str:
                 return b"".join(each.strings)
         return None
 
-    cv, _, reason = dkim.arc_verify(content, dnsfunc=txt)
+    try:
+        cv, _, reason = dkim.arc_verify(content, dnsfunc=txt)
+    except dkim.DKIMException as malformed:
+        return f"arc=none ({malformed})"
     return f"arc={cv.decode()}" if cv else f"arc=none ({reason})"
 
 
@@ -161,11 +170,23 @@ async def _send(letter: _Letter, relay: Relay, journal: Journal) -> None:
     print("\n".join(render([event for _, event in await relay.spool.events(message)])))
 
 
+async def _by_hand(relay: Relay, journal: Journal) -> None:
+    """Prints the journey of whatever is sent from now on."""
+    from smtproute.core.event import Happening
+    from smtproute.trace.text import render
+
+    for number in itertools.count(len(journal.of(Happening.RECEIVED)) + 1):
+        message = (await journal.seen(Happening.RECEIVED, times=number, seconds=_FOREVER))[-1].message
+        await journal.finished(message, len(await relay.spool.entries(message)))
+        print("\n" + "\n".join(render([event for _, event in await relay.spool.events(message)])), flush=True)
+
+
 def _invite(host: str, port: int, folder: str) -> None:
     print(
         f"\nThe relay stays up. By hand:\n\n  telnet {host} {port}\n\n"
         "then type HELP, or: EHLO me, EXPN name@example.org, MAIL FROM:<me@elsewhere.example>,"
         " RCPT TO:<name@example.org>, DATA.\n"
+        "The journey of what you send is printed here.\n"
         f"Its mailboxes are under {folder}/mail. Control-C ends it.",
         flush=True,
     )

@@ -14,10 +14,18 @@ __all__ = ["command"]
 
 
 def command(
-    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", show_default=False)],
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS", show_default=False)],
     sender: Annotated[str, typer.Option("--from", help="MAIL FROM; empty is the null sender.")] = "",
-    client_ip: Annotated[str | None, typer.Option(help="The client's IP address.", show_default=False)] = None,
-    listener: Annotated[str | None, typer.Option(help="The listener it speaks to.", show_default=False)] = None,
+    client_ip: Annotated[
+        str | None,
+        typer.Option(
+            help="The client's IP address; default: a stranger's, or on a trusted listener this machine's.",
+            show_default=False,
+        ),
+    ] = None,
+    listener: Annotated[
+        str | None, typer.Option(help="The listener that it speaks to; default: the first.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one a recipient.")] = False,
     config: Annotated[str | None, OPTION] = None,
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +16,7 @@ __all__ = ["app"]
 
 app = typer.Typer(help="List the queue, and retry, hold, release or remove what is in it.", no_args_is_help=True)
 
-IDS = typer.Argument(metavar="[ID]...", show_default=False)
+IDS = typer.Argument(metavar="ID", show_default=False)
 ALL = typer.Option("--all", help="Every unfinished message.")
 
 
@@ -58,15 +60,14 @@ def show(
 
 
 async def _show(config: str | None, message: str) -> None:
-    import sys
-
     from smtproute.cli.spool import opened
     from smtproute.spool.queue import SpoolFailed
 
     async with opened(config) as spool:
         entries = await spool.entries(message)
         if not entries:
-            raise typer.BadParameter(f"there is no message {message}")
+            print(f"there is no message {message}", file=sys.stderr)
+            raise typer.Exit(1)
         for entry in entries:
             print(_line(_facts(entry)))
         print(flush=True)
@@ -99,12 +100,13 @@ async def _change(config: str | None, name: str, messages: list[str] | None) -> 
 
     async with opened(config) as spool:
         changed = await spool.change(Change(name), messages, SystemClock().now())
+        known = [each for each in messages or () if await spool.entries(each)]
     for each in changed:
         later = ", after the attempt now running" if each.in_flight else ""
         print(f"{each.message}.{each.number}  {each.before} -> {each.after}{later}")
     unknown = [each for each in messages or () if each not in {one.message for one in changed}]
     for message in unknown:
-        print(f"{message}  nothing to {name}: it is unknown or finished")
+        print(f"{message}  {f'nothing to {name}: it is finished' if message in known else 'there is no such message'}")
     if messages is None and not changed:
         print("the queue is empty")
     return 1 if unknown else 0
@@ -136,12 +138,14 @@ def _facts(entry: Any) -> dict[str, Any]:
 
 
 def _line(facts: dict[str, Any]) -> str:
-    from smtproute.trace.text import clock
-
     to = f"{facts['kind']} {facts['endpoint']}".rstrip()
-    due = f", due {clock(facts['due_at'])}" if facts["state"] == "queued" else ""
+    due = f", due {_time(facts['due_at'])}" if facts["state"] == "queued" else ""
     last = f"\n    {facts['last']}" if facts["last"] else ""
     return (
-        f"{facts['id']}.{facts['number']}  {facts['state']:<9} {facts['size']:>8}  <{facts['sender']}> to"
-        f" <{facts['address']}> by {to}, {facts['attempts']} attempts{due}{last}"
+        f"{facts['id']}.{facts['number']}  {facts['state']:<9} {_time(facts['received_at'])} {facts['size']:>8}"
+        f"  <{facts['sender']}> to <{facts['address']}> by {to}, attempts {facts['attempts']}{due}{last}"
     )
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "event_loop"]
 
+_NO_FILE = """\
+There is no configuration file: every message is captured, and nothing leaves. What was captured is in {state}:
+  smtproute queue list --captured
+  smtproute queue show ID"""
+
 
 def command(
     config: Annotated[str | None, OPTION] = None,
@@ -32,19 +37,26 @@ def command(
     """Run the relay. SIGTERM drains and ends it, SIGHUP reloads the configuration."""
     from smtproute.app import Refused
     from smtproute.cli.configuration import loaded, reader, refuse
+    from smtproute.config.load import find
     from smtproute.smtp.listener import ListenerFailed
     from smtproute.smtp.pool import CaFileFault
     from smtproute.spool.queue import SpoolFailed
 
     log = loaded(config).snapshot.settings.log
+    if ready_file is not None and not ready_file.parent.is_dir():
+        raise typer.BadParameter(f"{ready_file.parent} is no folder: make it first", param_hint="--ready-file")
+    file = find(config, os.environ, Path.cwd())
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:
-            runner.run(_serve(reader(config), log.format, ready_file))
+            runner.run(_serve(reader(config), file, log.format, ready_file))
     except* (Refused, CaFileFault, ListenerFailed, SpoolFailed) as failed:
         first: BaseException = failed
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         refuse(str(first))
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
 
 
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -57,7 +69,7 @@ def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     return new
 
 
-async def _serve(read: Callable[[], Snapshot], form: LogFormat, ready_file: Path | None) -> None:
+async def _serve(read: Callable[[], Snapshot], file: str | None, form: LogFormat, ready_file: Path | None) -> None:
     from smtproute.app import Relay
     from smtproute.trace.log import log_to
     from smtproute.world import World
@@ -73,6 +85,8 @@ async def _serve(read: Callable[[], Snapshot], form: LogFormat, ready_file: Path
     ):
         for name, (host, port) in relay.addresses.items():
             print(f"listening on {f'[{host}]' if ':' in host else host}:{port} ({name})", flush=True)
+        if file is None:
+            print(_NO_FILE.format(state=relay.snapshot().settings.state), flush=True)
         if ready_file is not None:
             _write_ready(ready_file, relay.addresses)
         reloading = tasks.create_task(_reload(relay, again))

@@ -48,7 +48,8 @@ async def _trace(config: str | None, message: str, follow: bool, as_json: bool) 
             finished = all(entry.state.finished for entry in await spool.entries(message))
             new = await spool.events(message, last)
             if not new and not shown:
-                raise typer.BadParameter(f"there is no message {message}")
+                print(f"there is no message {message}", file=sys.stderr)
+                raise typer.Exit(1)
             events = [event for _, event in new]
             if as_json:
                 for event in events:
@@ -83,7 +84,8 @@ async def _octets(config: str | None, message: str, delivery: int | None) -> Non
         try:
             content = await spool.content(message)
         except SpoolFailed as gone:
-            raise typer.BadParameter(f"the content of {message} is not kept: {gone}") from None
+            print(f"the content of {message} is not kept: {gone}", file=sys.stderr)
+            raise typer.Exit(1) from None
         if delivery is not None:
             made = [
                 event.facts
@@ -91,7 +93,8 @@ async def _octets(config: str | None, message: str, delivery: int | None) -> Non
                 if event.what is Happening.ATTEMPT and delivery in event.facts["recipients"]
             ]
             if not made:
-                raise typer.BadParameter(f"delivery {delivery} of {message} was never sent to an endpoint")
+                print(f"delivery {delivery} of {message} was never sent to an endpoint", file=sys.stderr)
+                raise typer.Exit(1)
             removed = tuple((start, end) for start, end in made[-1]["removed"])
             content = apply(Edit(removed, made[-1]["prepended"].encode("latin-1")), content)
     sys.stdout.buffer.write(content)

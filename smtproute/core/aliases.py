@@ -55,6 +55,7 @@ class LookupFault(Exception):
 def compile_pattern(pattern: str, options: int = 0) -> pcre2.Pattern:
     """A PCRE2 pattern with our match limit (without JIT, which hardened systems forbid). Raises PatternError."""
     octets = pattern.encode("utf-8", "surrogateescape")
+    pcre2.compile(octets, options, jit=False)  # as it was written, so that an error names the right place
     return pcre2.compile(f"(*LIMIT_MATCH={MATCH_LIMIT})".encode() + octets, options, jit=False)
 
 
@@ -277,7 +278,7 @@ def expand(aliases: Aliases, recipient: Address) -> Expansion:
         try:
             hit = _lookup(address, aliases, steps)
         except LookupFault as fault:
-            return failed("4.3.0", "Temporary lookup failure", str(fault))
+            return failed("4.3.0", "Temporary lookup failure: try again later", str(fault))
         if hit is None:
             onwards[key] = ()
             finals[key] = Final(address, path)

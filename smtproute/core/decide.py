@@ -9,10 +9,11 @@ from typing import assert_never
 from smtproute.core.address import Address, Domain
 from smtproute.core.aliases import Aliases, Final, expand
 from smtproute.core.envelope import Envelope
+from smtproute.core.permit import STRANGER
 from smtproute.core.plan import Delivery, Plan, Step, Tried
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.routes import Route, RouteError, Target, matching
-from smtproute.core.settings import Kind, Mode
+from smtproute.core.settings import Kind, Mode, Role
 
 __all__ = ["Facts", "Mailbox", "Routing", "decide"]
 
@@ -49,7 +50,7 @@ class Facts:
 _DENIED = Reply(554, "5.7.1", "Relay access denied: this listener takes mail for its own domains only")
 _UNKNOWN = Reply(550, "5.1.1", "User unknown: check the spelling of the address")
 _REJECTED = Reply(550, "5.7.1", "Mail to this address is not accepted here")
-_LATER = Reply(451, "4.3.0", "Temporary lookup failure")
+_LATER = Reply(451, "4.3.0", "Temporary lookup failure: try again later")
 
 
 def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
@@ -59,6 +60,11 @@ def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
     """
     routing = facts.routing
     steps: list[Step] = []
+    client = envelope.client
+    if client.role is Role.TRUSTED and not client.trusted:
+        refused = recipient or Address("postmaster", routing.hostname)
+        steps.append(Step(f"listener.{client.listener}", client.ip, Tried.SKIPPED, "not in its trusted_networks"))
+        return _refused(refused, steps, Refusal(STRANGER, "permission", f"{client.ip} is refused at connect"))
     if recipient is None:
         postmaster = Address("postmaster", routing.hostname)
         plan = _route(routing, postmaster, steps)
@@ -113,7 +119,7 @@ def _route(routing: Routing, recipient: Address, steps: list[Step]) -> Plan:
         for delivery in deliveries
         if delivery.refusal is not None
     ]
-    reply = Reply(250, "2.1.5", f"{recipient} will be delivered")
+    reply = Reply(250, "2.1.5", f"{recipient} accepted")
     return Plan(recipient, reply, tuple(steps), tuple(deliveries), None, tuple(notes))
 
 
@@ -161,6 +167,6 @@ def _refused(recipient: Address, steps: list[Step], refusal: Refusal, notes: tup
 def _capture(postmaster: Address, plan: Plan) -> Plan:
     """Postmaster's mail where nobody is postmaster: kept to be read."""
     step = Step("RFC 5321 4.5.1", "postmaster", Tried.MATCHED, "always accepted: nobody is postmaster here, captured")
-    reply = Reply(250, "2.1.5", "postmaster will be delivered")
+    reply = Reply(250, "2.1.5", "postmaster accepted")
     delivery = Delivery(Kind.CAPTURE, postmaster, postmaster, rule=step.rule)
     return Plan(postmaster, reply, (*plan.steps, step), (delivery,), None, plan.notes)

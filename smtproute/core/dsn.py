@@ -25,6 +25,8 @@ class Failure:
     reply: Reply
     server: str = ""
     """Host name of the server that refused; empty when it was this relay."""
+    detail: str = ""
+    """What was tried and how it ended, where the sender may know."""
     gave_up: bool = False
     """The reply is temporary, and the lifetime is over."""
     private: tuple[str, ...] = ()
@@ -34,6 +36,11 @@ def _words(reply: Reply, failure: Failure) -> str:
     text = str(reply)
     for private in failure.private:
         text = re.sub(re.escape(private), str(failure.recipient), text, flags=re.IGNORECASE)
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """One line of bounded length, with nothing in it that could end it."""
     return re.sub(r"[\x00-\x1f\x7f]", " ", text)[:900]
 
 
@@ -63,7 +70,8 @@ def compose(
         words = _words(failure.reply, failure)
         said = f"{failure.server} said" if failure.server else "this relay said"
         over = " (it was tried until its time was over)" if failure.gave_up else ""
-        human += [f"<{failure.recipient}>: {said}: {words}{over}", ""]
+        human += [f"<{failure.recipient}>: {said}: {words}{over}"]
+        human += [f"    {_printable(failure.detail)}", ""] if failure.detail else [""]
         address_type = "rfc822" if failure.recipient.ascii else "utf-8"
         status += [
             f"Final-Recipient: {address_type}; {failure.recipient}",

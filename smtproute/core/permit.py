@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from smtproute.core.reply import Reply
 from smtproute.core.settings import Listener, Network, Role
 
-__all__ = ["LOOPBACK", "admits", "inside", "trusts"]
+__all__ = ["LOOPBACK", "STRANGER", "admits", "inside", "trusts"]
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 """The default `trusted_networks` of a trusted listener."""
+
+STRANGER = Reply(554, "5.7.1", "This listener serves trusted networks only, and your address is in none of them")
+"""What a trusted listener answers to everybody else, at connect."""
 
 
 def inside(ip: str, networks: tuple[Network, ...]) -> bool:

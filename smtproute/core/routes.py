@@ -51,8 +51,10 @@ def parse_match(text: str) -> Match:
     if text == "*":
         return Match(text, lambda address: True, everything=True)
     if text.startswith("regex:"):
+        written = text.removeprefix("regex:")
         try:
-            pattern = compile_pattern(f"(?:{text.removeprefix('regex:')})\\z", pcre2.IGNORECASE)
+            compile_pattern(written, pcre2.IGNORECASE)  # as it was written, so that an error names the right place
+            pattern = compile_pattern(f"(?:{written})\\z", pcre2.IGNORECASE)
         except PatternError as error:
             raise RouteError(f"the pattern does not compile: {error}") from None
         return Match(text, lambda address: _fullmatch(pattern, address, text))

@@ -45,9 +45,17 @@ def bounce(
     for entry, outcome in failed:
         delivery = entry.delivery
         expanded = delivery.address.key != delivery.recipient.key
-        private = (str(delivery.address), delivery.address.key) if expanded else ()
-        server = outcome.server if not expanded else ""
-        failures.append(Failure(delivery.recipient, outcome.refusal.reply, server, outcome.refusal.temporary, private))
+        refusal = outcome.refusal
+        failures.append(
+            Failure(
+                delivery.recipient,
+                refusal.reply,
+                server="" if expanded else outcome.server,
+                detail="" if expanded or not refusal.detail else f"{refusal.says}: {refusal.detail}",
+                gave_up=refusal.temporary,
+                private=(str(delivery.address), delivery.address.key) if expanded else (),
+            )
+        )
     queue_id = world.queue_id()
     content = compose(
         reporting=routing.hostname,

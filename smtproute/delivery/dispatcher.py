@@ -353,12 +353,10 @@ class Dispatcher:
             waiting = left
         for entry in waiting:
             candidate, answer = said[entry.number]
-            refusal = Refusal(
-                answer.reply if answer.reply is not None and answer.reply.temporary else _UNREACHED,
-                f"endpoint {endpoint.name}",
-                _nobody(choice, tried),
-            )
-            report.outcomes.append((entry, self._deferred(entry, refusal, candidate.server.host)))
+            # The last server's own words where it had some for us; else ours, and nobody is named as their source.
+            own = answer.reply if answer.reply is not None and answer.reply.temporary else None
+            refusal = Refusal(own or _UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, tried))
+            report.outcomes.append((entry, self._deferred(entry, refusal, candidate.server.host if own else "")))
 
     def _answered(self, entry: Entry, candidate: Candidate, answer: Answer) -> Outcome | None:
         """The outcome that a server's answer settles; None where the next server is to be asked."""

@@ -17,16 +17,12 @@ __all__ = ["examine"]
 
 def examine(snapshot: Snapshot) -> Iterator[Finding]:
     """Table faults, loops, and alias targets that nobody gets."""
+    faults = [table.fault for table in snapshot.routing.aliases.tables if table.fault]
     for warning in snapshot.warnings:
         where, _, what = warning.partition(": ")
-        yield Finding(Severity.WARNING, where, what)
-    faulty = False
-    for table in snapshot.routing.aliases.tables:
-        if table.fault:
-            faulty = True
-            what = f"{table.fault}: the whole table is unusable, every recipient gets 451 4.3.0"
-            yield Finding(Severity.ERROR, table.file, what)
-    if not faulty:
+        severity = Severity.ERROR if any(what.startswith(fault) for fault in faults) else Severity.WARNING
+        yield Finding(severity, where, what)
+    if not faults:
         yield from _branches(snapshot)
 
 

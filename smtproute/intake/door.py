@@ -17,7 +17,7 @@ from smtproute.core.plan import Plan, distinct, planned
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Limits, Listener
 from smtproute.core.snapshot import Snapshot
-from smtproute.core.transcript import Line, plain
+from smtproute.core.transcript import Arrow, Line, plain
 from smtproute.core.verdict import Verdict
 from smtproute.mailauth.results import forged
 from smtproute.smtp.wire import ContentRefused
@@ -39,8 +39,8 @@ _HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {STA
 
 Judge = Callable[[bytes], Awaitable[Sequence[Verdict]]]
 """Gathers the verdicts on a whole message."""
-Explain = Callable[[Envelope, Sequence[Address]], Awaitable[Sequence[str]]]
-"""The lines that explain what happens to these recipients."""
+Explain = Callable[[Envelope, Address], Awaitable[tuple[Reply, Sequence[str]]]]
+"""What RCPT would answer, and the lines that explain it."""
 
 
 class InFlight:
@@ -130,7 +130,8 @@ class IntakeDoor:
     async def explain(self, address: Address) -> Reply:
         transaction = self._transaction
         envelope = transaction.envelope if transaction is not None else Envelope(self._client, None)
-        return Reply(250, "2.1.5", "\n".join(await self._intake.explain(envelope, (address,))))
+        reply, lines = await self._intake.explain(envelope, address)
+        return Reply(reply.code, reply.enhanced, "\n".join(lines))
 
     async def data(self, content: AsyncIterator[bytes], transcript: Callable[[], Sequence[Line]]) -> Reply:
         transaction = self._open()
@@ -204,22 +205,24 @@ class IntakeDoor:
             received_at=now,
             envelope=envelope,
             size=taken.size,
-            trace_header=received_field(queue_id, envelope, transaction.plans, str(settings.hostname), now),
+            trace_header=received_field(queue_id, envelope, transaction.plans, str(settings.hostname), now)
+            + _separator(held, header),
             forged=forged(held, str(settings.hostname)),
             verdicts=verdicts,
         )
         deliveries = distinct(tuple(transaction.plans))
+        reply = Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
         accepted = Accepted(
             message,
             taken.staged if taken.staged is not None else held,
             deliveries,
-            _events(message, transaction.plans, transcript(), header),
+            _events(message, transaction.plans, [*transcript(), _said(reply, envelope, now)], header),
         )
         # The commit must not die with the session: a client that is gone may still have its mail delivered.
         failure = await asyncio.shield(intake.tasks.create_task(self._commit(accepted)))
         if failure is not None:
             raise failure
-        return Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
+        return reply
 
     async def _commit(self, accepted: Accepted) -> Exception | None:
         """What went wrong is answered, not raised: the session raises it again, inside its verb."""
@@ -264,6 +267,19 @@ def received_field(queue_id: str, envelope: Envelope, plans: Sequence[Plan], hos
         lines.append(f"\tfor <{plans[0].recipient}>")
     lines[-1] += f"; {formatdate(now)}"
     return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n"
+
+
+def _said(reply: Reply, envelope: Envelope, at: float) -> Line:
+    """The reply as the transcript has it: it is committed with the message, so it is there if it was given."""
+    return Line(Arrow.SENT_TLS if envelope.client.tls else Arrow.SENT, at, str(reply))
+
+
+def _separator(content: bytes, header: Sequence[Field]) -> bytes:
+    """The blank line that a message without a header section lacks, as Postfix cleanup(8) adds it.
+
+    Without it our own header fields would run into the body.
+    """
+    return b"" if header or content.startswith(b"\r\n") else b"\r\n"
 
 
 def _events(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import traceback
 from collections import Counter
 from ipaddress import ip_address
 from pathlib import Path
@@ -224,12 +225,20 @@ class Listener:
             self._tell(Happening.WARNING, client=ip, what=f"{failed} failed: {error!r}")
         else:
             self._sessions[task] = session
-            await session.serve()
+            await self._guarded(session)
         finally:
             del self._sessions[task]
             self._by_address[ip] -= 1
             if not self._by_address[ip]:
                 del self._by_address[ip]
+
+    async def _guarded(self, session: Session) -> None:
+        """One session's fault is no other session's."""
+        try:
+            await session.serve()
+        except Exception as error:  # noqa: BLE001 (around the verbs of a session, where its own guard was not)
+            facts = {"where": "session", "error": repr(error), "traceback": traceback.format_exc()}
+            self._tell(Happening.FAULT, client=session.client.ip, **facts)
 
     def _tell(self, what: Happening, /, **facts: Any) -> None:
         self._emit(Event(what, self._world.clock.now(), facts={"listener": self._settings.name, **facts}))

@@ -55,7 +55,6 @@ _SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect agai
 _READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
 _SILENT = Reply(421, "4.4.2", "Nothing came from you for too long: connect again")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many refused commands: mend what the replies above say, then connect again")
-_STRANGER = Reply(554, "5.7.1", "This listener serves trusted networks only, and your address is in none of them")
 _FAULT = Reply(451, "4.3.0", "Something failed here, and it was noted: try again later")
 _FAULT_BEFORE = Reply(451, "4.3.0", "The transaction was dropped when something failed here: begin again with MAIL")
 _FAULT_AT_CONNECT = Reply(421, "4.3.0", "Something failed here, and it was noted: connect again later")
@@ -195,7 +194,7 @@ class Session(SMTP):
         await self._flush()
 
     async def _greeting(self) -> Reply:
-        reply = _STRANGER
+        reply = permit.STRANGER
         if permit.admits(self._settings, self.client.ip):
             reply = await self._guarded(partial(self._door.connect, self.client))
         else:

@@ -70,7 +70,7 @@ def test_text_faults() -> None:
     assert key_domains(table) == {"c.example": "v:6"}
     expansion = expand(Aliases((table,), ORIGIN), Address.parse("b@c.example"))
     assert expansion.fault is not None
-    assert str(expansion.fault.reply) == "451 4.3.0 Temporary lookup failure"
+    assert str(expansion.fault.reply) == "451 4.3.0 Temporary lookup failure: try again later"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_table_that_cannot_be_used_answers_for_nobody() -> None:
     broken = text_table({"a@x.example": "b@y.example"}, fault="duplicate key a@x.example (lines 1 and 2)")
     fault = expand(aliases(broken), Address.parse("someone@else.example")).fault
     assert fault is not None
-    assert str(fault.reply) == "451 4.3.0 Temporary lookup failure"
+    assert str(fault.reply) == "451 4.3.0 Temporary lookup failure: try again later"
     assert "lines 1 and 2" in fault.detail
     good = text_table({"a@x.example": "a@x.example"}, file="good")
     assert finals(aliases(good, broken), "a@x.example") == ["a@x.example"]
