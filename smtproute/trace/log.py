@@ -26,7 +26,7 @@ def log_to(stream: TextIO, form: LogFormat) -> Emit:
             renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=14, sort_keys=False)
         case _:
             assert_never(form)
-    logger = structlog.wrap_logger(structlog.PrintLogger(stream), processors=[renderer])
+    logger = structlog.wrap_logger(structlog.PrintLogger(stream), processors=[renderer]).bind()
 
     def emit(event: Event) -> None:
         facts = {
