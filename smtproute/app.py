@@ -26,6 +26,7 @@ from smtproute.core.settings import Listener as ListenerSettings
 from smtproute.core.settings import Settings
 from smtproute.core.snapshot import Snapshot
 from smtproute.core.verdict import Verdict
+from smtproute.delivery.attempt import Attempts
 from smtproute.delivery.dispatcher import Dispatcher
 from smtproute.delivery.endpoint import Endpoints
 from smtproute.delivery.maildir import Maildir
@@ -111,10 +112,15 @@ class Relay:
         self._dispatcher = Dispatcher(
             snapshot=self.snapshot,
             spool=spool,
-            endpoints=self.endpoints,
-            outgoing=Outgoing(lambda: self._loaded.keys, self._cpu, world),
-            pool=self._pool,
-            maildir=self._maildir,
+            attempts=Attempts(
+                snapshot=self.snapshot,
+                spool=spool,
+                endpoints=self.endpoints,
+                outgoing=Outgoing(lambda: self._loaded.keys, self._cpu, world),
+                pool=self._pool,
+                maildir=self._maildir,
+                world=world,
+            ),
             world=world,
             emit=emit,
         )
@@ -129,6 +135,8 @@ class Relay:
             emit=emit,
         )
         self._listeners: dict[str, Listener] = {}
+        self._leave_by = 0.0
+        """The loop's time until which what is under way may go on, once the relay stops."""
 
     def snapshot(self) -> Snapshot:
         """The configuration in force."""
@@ -151,7 +159,13 @@ class Relay:
         settings = loaded.snapshot.settings
         folder = Path(settings.state) / "spool"
         try:
-            spool = await SqliteSpool.open(str(folder), world, max_size=settings.queue.max_size, emit=emit)
+            spool = await SqliteSpool.open(
+                str(folder),
+                world,
+                emit,
+                max_size=settings.queue.max_size,
+                reserve=settings.limits.message_size * 3 // 2,
+            )
         except SpoolFailed as failed:
             raise type(failed)(f'state = "{settings.state}": {failed}') from failed
         try:
@@ -251,16 +265,18 @@ class Relay:
             self._listeners[name] = await listening.enter_async_context(opened)
 
     async def _leave(self) -> None:
-        """Lets the sessions finish their transactions, for a while."""
+        """Lets the sessions finish their transactions, for a while. Deliveries under way go on meanwhile."""
+        self._leave_by = asyncio.get_running_loop().time() + DRAIN
+        self._dispatcher.drain()
         self._emit(Event(Happening.DRAINING, self._world.clock.now()))
         async with asyncio.TaskGroup() as closing:
             for listener in self._listeners.values():
                 closing.create_task(listener.drain(DRAIN))
 
     async def _drain(self, delivering: asyncio.Task[None]) -> None:
-        """Lets deliveries under way finish, for a while; what does not is taken up again at the next start."""
+        """Lets deliveries under way finish, as long as sessions had; the others are taken up at the next start."""
         self._dispatcher.drain()
-        await asyncio.wait([delivering], timeout=DRAIN)
+        await asyncio.wait([delivering], timeout=max(0.0, self._leave_by - asyncio.get_running_loop().time()))
         delivering.cancel()
         await self._pool.close()
         self._maildir.close()

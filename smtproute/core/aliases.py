@@ -166,7 +166,8 @@ def _keys(address: Address, aliases: Aliases) -> Iterator[tuple[str, str, bool]]
 
 def _lookup(address: Address, aliases: Aliases, steps: list[Step]) -> _Hit | None:
     """The first hit of any key in any table. Raises LookupFault."""
-    whole = f"{address.local}@{address.domain.text}".encode("utf-8", "surrogateescape")
+    # With its quotes: a local part with spaces must not become two addresses where a result pastes it in.
+    whole = str(address).encode("utf-8", "surrogateescape")
     for key, detail, full in _keys(address, aliases):
         for table in aliases.tables:
             if isinstance(table, PcreTable) and not full:

@@ -32,6 +32,11 @@ class Failure:
     private: tuple[str, ...] = ()
 
 
+def _beginning(header: bytes) -> bytes:
+    """As many whole lines as `MAX_ORIGINAL` has room for."""
+    return header if len(header) <= MAX_ORIGINAL else header[: header.rfind(b"\r\n", 0, MAX_ORIGINAL) + 2]
+
+
 def _words(reply: Reply, failure: Failure) -> str:
     text = str(reply)
     for private in failure.private:
@@ -82,7 +87,7 @@ def compose(
             "",
         ]
     whole = len(original) <= MAX_ORIGINAL
-    returned = original if whole else original[: header_end(original)][:MAX_ORIGINAL]
+    returned = original if whole else _beginning(original[: header_end(original)])
     returned_type = ("message/global" if utf8 else "message/rfc822") if whole else "text/rfc822-headers"
     encoding = "7bit" if returned.isascii() else "8bit"
     head = [

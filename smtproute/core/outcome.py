@@ -8,7 +8,7 @@ from typing import assert_never
 
 from smtproute.core.reply import Refusal, Reply
 
-__all__ = ["Answer", "Judgement", "Outcome", "Result", "Stage", "judge"]
+__all__ = ["Answer", "Judgement", "Outcome", "Result", "Stage", "judge", "too_many"]
 
 
 class Result(StrEnum):
@@ -57,6 +57,12 @@ class Answer:
     def ambiguous(self) -> bool:
         """The server may have taken the message: the connection broke after the final dot (RFC 1047)."""
         return self.stage is Stage.CONTENT and self.reply is None
+
+
+def too_many(answer: Answer) -> bool:
+    """Whether the server only takes no more recipients in this transaction (RFC 5321 4.5.3.1.10)."""
+    reply = answer.reply
+    return answer.stage is Stage.RCPT and reply is not None and reply.code == 452 and reply.enhanced in ("4.5.3", "")
 
 
 def judge(answer: Answer) -> Judgement:

@@ -48,6 +48,11 @@ class Delivery:
     refusal: Refusal | None = None
     """Why this branch is dead, with `Kind.BOUNCE`."""
 
+    @property
+    def place(self) -> str:
+        """Where it goes: deliveries for one place wait for each other, and for nobody else."""
+        return f"{self.kind} {self.endpoint}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from smtproute.core.choice import Candidate, Choice
 from smtproute.core.event import Emit, Event, Happening
-from smtproute.core.message import apply
-from smtproute.core.outcome import Answer, Judgement, Outcome, Result, judge
-from smtproute.core.reply import Refusal, Reply
-from smtproute.core.retry import next_attempt
 from smtproute.core.seals import Seal, plan_seal
-from smtproute.core.settings import Discover, Endpoint, Kind, SignBy
+from smtproute.core.settings import Discover, Kind
 from smtproute.core.snapshot import Snapshot
-from smtproute.core.transcript import plain
-from smtproute.delivery.bounce import bounce
-from smtproute.delivery.endpoint import Endpoints
-from smtproute.delivery.maildir import MailboxFailed, Maildir
-from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit, needs_smtputf8
-from smtproute.smtp.client import Mail, Unreachable
-from smtproute.smtp.pool import Pool
-from smtproute.spool.queue import Accepted, Entry, Message, Settlement, Spool, SpoolFailed
+from smtproute.delivery.attempt import Attempts, Job, Report
+from smtproute.spool.queue import Entry, Settlement, Spool, SpoolFailed
 from smtproute.world import World
 
 __all__ = ["Dispatcher"]
 
-WINDOW = 2000
+WINDOW = 10_000
 """Deliveries that are claimed at once, running or waiting in their lane."""
+CLAIM = 500
+"""Of them, how many one look at the spool may bring, and may wait in one lane before it is left out of the next: a
+server that hangs fills its own lane and nobody else's."""
 LOCAL_LANE = 32
 """Jobs at once for the mailboxes, and for what stays in the spool."""
 STALLED = 5.0
 """Seconds until the spool is asked again after it failed."""
-
-_BROKEN = Reply(451, "4.3.0", "Internal error: it will be tried again")
-_GONE = Reply(451, "4.3.5", "The endpoint is not configured any more")
-_UNREACHED = Reply(451, "4.4.1", "No server took the message")
-_KEPT = Refusal(Reply(250, "2.0.0", "captured"), "spool")
-
-
-@dataclass(slots=True)
-class _Job:
-    """Deliveries of one message that one transaction can carry, or that stay in the house together."""
-
-    message: Message
-    entries: list[Entry]
-    seal: Seal
 
 
 @dataclass(slots=True)
@@ -57,21 +34,10 @@ class _Lane:
     """Jobs for one place, and how many of them may run at once."""
 
     width: int
-    waiting: deque[_Job] = field(default_factory=deque)
+    waiting: deque[Job] = field(default_factory=deque)
     running: int = 0
-
-
-@dataclass(slots=True)
-class _Report:
-    """What the attempt at one job came to."""
-
-    outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    """What happened before the outcomes."""
-    told: list[Event] = field(default_factory=list)
-    """Whether and how the sender was told of a failure."""
-    bounces: list[Accepted] = field(default_factory=list)
-    captured: bool = False
+    full: bool = False
+    """Nothing more is claimed for it until half of it is gone."""
 
 
 class Dispatcher:
@@ -82,24 +48,19 @@ class Dispatcher:
         *,
         snapshot: Callable[[], Snapshot],
         spool: Spool,
-        endpoints: Endpoints,
-        outgoing: Outgoing,
-        pool: Pool,
-        maildir: Maildir,
+        attempts: Attempts,
         world: World,
         emit: Emit,
     ) -> None:
         self._snapshot = snapshot
         self._spool = spool
-        self._endpoints = endpoints
-        self._outgoing = outgoing
-        self._pool = pool
-        self._maildir = maildir
+        self._attempts = attempts
         self._world = world
         self._emit = emit
         self._lanes: dict[str, _Lane] = {}
         self._claimed = 0
-        self._full = False
+        self._starved = False
+        """Whether there was no room for all that was due."""
         self._wake = asyncio.Event()
         self._draining = False
 
@@ -151,51 +112,53 @@ class Dispatcher:
     async def _claim(self, tasks: asyncio.TaskGroup) -> float | None:
         """Puts what is due into the lanes; answers when to look again."""
         now = self._world.clock.now()
-        room = WINDOW - self._claimed
+        room = min(CLAIM, WINDOW - self._claimed)
         if room <= 0:
-            self._full = True
+            self._starved = True
             return None
+        without = frozenset(place for place, lane in self._lanes.items() if lane.full)
         try:
-            entries, due = await self._spool.claim(now, room)
+            entries, due = await self._spool.claim(now, room, without)
         except SpoolFailed as failed:
             self._emit(Event(Happening.FAULT, now, facts={"where": "claim", "detail": str(failed)}))
             return now + STALLED
         self._claimed += len(entries)
-        self._full = len(entries) == room
-        for name, width, job in self._jobs(entries):
-            lane = self._lanes.setdefault(name, _Lane(width))
+        self._starved = False
+        for place, width, job in self._jobs(entries):
+            lane = self._lanes.setdefault(place, _Lane(width))
             lane.width = width
             lane.waiting.append(job)
+            lane.full = lane.full or len(lane.waiting) >= CLAIM
             if lane.running < lane.width:
                 lane.running += 1
                 tasks.create_task(self._work(lane))
         return due
 
-    def _jobs(self, entries: Sequence[Entry]) -> list[tuple[str, int, _Job]]:
+    def _jobs(self, entries: Sequence[Entry]) -> list[tuple[str, int, Job]]:
         """Sorts deliveries into jobs: one for each message, lane, sealing domain and, by its MX, domain."""
         settings = self._snapshot().settings
-        jobs: dict[tuple[str, ...], tuple[str, int, _Job]] = {}
+        jobs: dict[tuple[str, ...], tuple[str, int, Job]] = {}
         key: tuple[str, ...]
         for entry in entries:
             delivery = entry.delivery
             match delivery.kind:
                 case Kind.ENDPOINT:
                     endpoint = settings.endpoints.get(delivery.endpoint)
-                    lane, width = f"endpoint {delivery.endpoint}", endpoint.max_connections if endpoint else LOCAL_LANE
+                    width = endpoint.max_connections if endpoint else LOCAL_LANE
                     seal = (
                         Seal() if entry.message.bounce else plan_seal(settings, entry.message.envelope, delivery, None)
                     )
                     by_domain = endpoint is not None and endpoint.discover is Discover.RECIPIENT
                     own = seal.key.domain.key if seal.key is not None else seal.reason
-                    key = (entry.message.id, lane, own, delivery.address.domain.key if by_domain else "")
+                    key = (entry.message.id, delivery.place, own, delivery.address.domain.key if by_domain else "")
                 case Kind.MAILBOX | Kind.CAPTURE | Kind.BOUNCE:
-                    lane, width, seal = str(delivery.kind), LOCAL_LANE, Seal()
-                    key = (entry.message.id, lane)
+                    width, seal = LOCAL_LANE, Seal()
+                    key = (entry.message.id, delivery.place)
                 case _:
                     assert_never(delivery.kind)
             found = jobs.get(key)
             if found is None:
-                jobs[key] = (lane, width, _Job(entry.message, [entry], seal))
+                jobs[key] = (delivery.place, width, Job(entry.message, [entry], seal))
             else:
                 found[2].entries.append(entry)
         return list(jobs.values())
@@ -205,195 +168,30 @@ class Dispatcher:
         try:
             while lane.waiting and lane.running <= lane.width:
                 job = lane.waiting.popleft()
-                await self._settle(job, await self._attempt(job))
-                self._claimed -= len(job.entries)
-                if self._full and self._claimed <= WINDOW // 2:
+                claimed = len(job.entries)
+                job.entries = await self._still(job.entries)
+                if job.entries:
+                    await self._settle(job, await self._attempts.attempt(job))
+                self._claimed -= claimed
+                if lane.full and len(lane.waiting) <= CLAIM // 2:
+                    lane.full = False
+                    self._wake.set()
+                elif self._starved and self._claimed <= WINDOW // 2:
                     self._wake.set()
         finally:
             lane.running -= 1
 
-    async def _attempt(self, job: _Job) -> _Report:
-        """One attempt at a job, with the DSN for what failed. What breaks it is a temporary failure of the rest."""
-        report = _Report()
+    async def _still(self, entries: list[Entry]) -> list[Entry]:
+        """Those that an operator has not held or removed while they waited; all, where the spool cannot say."""
         try:
-            await self._deliver(job, report)
-            await self._tell(job, report)
-        except Exception as fault:  # noqa: BLE001 - an attempt is one of the three places
-            detail = "".join(traceback.format_exception(fault))
-            facts = {"where": "attempt", "detail": detail}
-            report.events.append(Event(Happening.FAULT, self._world.clock.now(), job.message.id, facts=facts))
-            settled = {entry.number for entry, _ in report.outcomes}
-            refusal = Refusal(_BROKEN, "smtproute", f"{type(fault).__name__}: {fault}")
-            report.outcomes += [
-                (entry, self._deferred(entry, refusal)) for entry in job.entries if entry.number not in settled
-            ]
-        return report
-
-    async def _deliver(self, job: _Job, report: _Report) -> None:
-        kind = job.entries[0].delivery.kind
-        match kind:
-            case Kind.MAILBOX:
-                await self._to_mailboxes(job, report)
-            case Kind.CAPTURE:
-                report.captured = True
-                report.outcomes += [(entry, Outcome(Result.DELIVERED, _KEPT)) for entry in job.entries]
-            case Kind.BOUNCE:
-                report.outcomes += [(entry, _dead(entry)) for entry in job.entries]
-            case Kind.ENDPOINT:
-                await self._to_endpoint(job, report)
-            case _:
-                assert_never(kind)
-
-    async def _tell(self, job: _Job, report: _Report) -> None:
-        """Makes the DSN for what failed for good; without the original where that cannot be read."""
-        failed = [(entry, outcome) for entry, outcome in report.outcomes if outcome.result is Result.FAILED]
-        if not failed:
-            return
-        try:
-            original = await self._spool.content(job.message.id)
+            return list(await self._spool.still(entries))
         except SpoolFailed:
-            original = b""
-        accepted, event = bounce(failed, original, self._snapshot().routing, self._world)
-        report.told = [event]
-        report.bounces += [accepted] if accepted is not None else []
+            return entries
 
-    async def _to_mailboxes(self, job: _Job, report: _Report) -> None:
-        hostname = str(self._snapshot().settings.hostname)
-        content = await self._spool.content(job.message.id)
-        for entry in job.entries:
-            mailbox = entry.delivery.mailbox
-            assert mailbox is not None
-            name = f"{int(job.message.received_at)}.{job.message.id}_{entry.number}.{hostname}"
-            try:
-                file = await self._maildir.deliver(mailbox, name, apply(mailbox_edit(entry, hostname), content))
-            except MailboxFailed as failed:
-                report.outcomes.append((entry, self._deferred(entry, failed.refusal)))
-            else:
-                kept = Refusal(Reply(250, "2.0.0", "delivered to the mailbox"), "maildir", file)
-                report.outcomes.append((entry, Outcome(Result.DELIVERED, kept)))
-
-    async def _to_endpoint(self, job: _Job, report: _Report) -> None:
-        settings = self._snapshot().settings
-        delivery = job.entries[0].delivery
-        endpoint = settings.endpoints.get(delivery.endpoint)
-        if endpoint is None:
-            refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
-            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
-            return
-        choice = await self._endpoints.candidates(endpoint, delivery.address.domain)
-        if choice.refusal is not None:
-            report.outcomes += [(entry, self._judged(entry, choice.refusal)) for entry in job.entries]
-            return
-        if not choice.candidates:
-            refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, {}))
-            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
-            return
-        content = await self._spool.content(job.message.id)
-        seal = job.seal
-        if seal.wanted and settings.arc.sign is SignBy.SENDER:
-            seal = plan_seal(settings, job.message.envelope, delivery, author_domain(content))
-        copy = await self._outgoing.copy(job.message, content, seal, str(settings.hostname))
-        if copy.unsealed:
-            facts = {"endpoint": endpoint.name, "why": copy.unsealed}
-            report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
-        await self._failover(job, endpoint, choice, copy, report)
-
-    async def _failover(self, job: _Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: _Report) -> None:
-        """Tries each address in turn with the recipients that no server has answered for good."""
-        message = job.message
-        utf8 = needs_smtputf8(message, copy.content)
-        eight_bit = not copy.content.isascii()
-        waiting = list(job.entries)
-        said: dict[int, tuple[Candidate, Answer]] = {}
-        tried: dict[Candidate, str] = {}
-        for candidate in choice.candidates:
-            if not waiting:
-                break
-            mail = Mail(
-                message.envelope.reverse_path, tuple(each.delivery.address for each in waiting), eight_bit, utf8
-            )
-            try:
-                dialogue = await self._pool.send(endpoint, candidate, mail, copy.content)
-            except Unreachable as unreachable:
-                answers = [unreachable.answer] * len(waiting)
-                transcript, tls, downgrade = unreachable.transcript, "", ""
-            else:
-                answers, transcript = list(dialogue.answers), dialogue.transcript
-                tls, downgrade = dialogue.tls, dialogue.downgrade
-            report.events.append(
-                Event(
-                    Happening.ATTEMPT,
-                    self._world.clock.now(),
-                    message.id,
-                    facts={
-                        "endpoint": endpoint.name,
-                        "server": str(candidate.server),
-                        "ip": candidate.ip,
-                        "source": str(candidate.source),
-                        "backup": candidate.backup,
-                        "tls": tls,
-                        "downgrade": downgrade,
-                        "recipients": [entry.number for entry in waiting],
-                        "sealed": str(copy.sealed.domain) if copy.sealed is not None else "",
-                        "removed": [list(span) for span in copy.edit.removed],
-                        "prepended": copy.edit.prepended.decode("latin-1"),
-                        "transcript": plain(transcript),
-                    },
-                )
-            )
-            left = []
-            for entry, answer in zip(waiting, answers, strict=True):
-                said[entry.number] = (candidate, answer)
-                outcome = self._answered(entry, candidate, answer)
-                if outcome is None:
-                    left.append(entry)
-                    tried[candidate] = answer.detail or str(answer.reply or "connection lost")
-                else:
-                    report.outcomes.append((entry, outcome))
-            waiting = left
-        for entry in waiting:
-            candidate, answer = said[entry.number]
-            # The last server's own words where it had some for us; else ours, and nobody is named as their source.
-            own = answer.reply if answer.reply is not None and answer.reply.temporary else None
-            refusal = Refusal(own or _UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, tried))
-            report.outcomes.append((entry, self._deferred(entry, refusal, candidate.server.host if own else "")))
-
-    def _answered(self, entry: Entry, candidate: Candidate, answer: Answer) -> Outcome | None:
-        """The outcome that a server's answer settles; None where the next server is to be asked."""
-        says, host = str(candidate), candidate.server.host
-        judgement = judge(answer)
-        match judgement:
-            case Judgement.ACCEPTED:
-                assert answer.reply is not None
-                return Outcome(Result.DELIVERED, Refusal(answer.reply, says), server=host)
-            case Judgement.FINAL:
-                assert answer.reply is not None
-                return Outcome(Result.FAILED, Refusal(answer.reply, says, answer.detail), server=host)
-            case Judgement.AMBIGUOUS:
-                detail = f"ambiguous: {answer.detail} after the final dot; it may have been taken"
-                return self._deferred(entry, Refusal(_UNREACHED, says, detail), host)
-            case Judgement.NEXT_SERVER:
-                return None
-            case _:
-                assert_never(judgement)
-
-    def _judged(self, entry: Entry, refusal: Refusal) -> Outcome:
-        return self._deferred(entry, refusal) if refusal.temporary else Outcome(Result.FAILED, refusal)
-
-    def _deferred(self, entry: Entry, refusal: Refusal, server: str = "") -> Outcome:
-        """To be tried again by the schedule, or failed where the lifetime is over."""
-        queue = self._snapshot().settings.queue
-        now = self._world.clock.now()
-        again = next_attempt(queue, entry.message.received_at, entry.attempts + 1, now)
-        if again is None:
-            return Outcome(Result.FAILED, refusal, server=server)
-        return Outcome(Result.DEFERRED, refusal, again, server)
-
-    async def _settle(self, job: _Job, report: _Report) -> None:
+    async def _settle(self, job: Job, report: Report) -> None:
         """Commits outcomes, events and DSNs together; while the spool fails, it is asked again."""
         now = self._world.clock.now()
-        ended = [_ended(entry, outcome, now) for entry, outcome in report.outcomes]
-        events = [*report.events, *ended, *report.told]
+        events = report.all_events(now)
         settlements = [
             Settlement(entry.message.id, entry.number, outcome, report.captured) for entry, outcome in report.outcomes
         ]
@@ -407,42 +205,3 @@ class Dispatcher:
                 await self._world.clock.sleep(STALLED)
         for event in (*events, *(event for accepted in report.bounces for event in accepted.events)):
             self._emit(event)
-
-
-def _dead(entry: Entry) -> Outcome:
-    refusal = entry.delivery.refusal
-    assert refusal is not None
-    return Outcome(Result.FAILED, refusal)
-
-
-def _nobody(choice: Choice, tried: dict[Candidate, str]) -> str:
-    """Everything that was tried, and how each ended, in one line."""
-    parts = [f"{candidate} {how}" for candidate, how in tried.items()]
-    parts += [str(looked.resolved) for looked in choice.looked if not looked.resolved.addresses]
-    return f"no server took the message: {'; '.join(parts)}"
-
-
-def _ended(entry: Entry, outcome: Outcome, now: float) -> Event:
-    match outcome.result:
-        case Result.DELIVERED:
-            what = Happening.DELIVERED
-        case Result.DEFERRED:
-            what = Happening.DEFERRED
-        case Result.FAILED:
-            what = Happening.FAILED
-        case _:
-            assert_never(outcome.result)
-    delivery = entry.delivery
-    facts = {
-        "kind": str(delivery.kind),
-        "address": str(delivery.address),
-        "recipient": str(delivery.recipient),
-        "endpoint": delivery.endpoint,
-        "reply": str(outcome.refusal.reply),
-        "says": outcome.refusal.says,
-        "detail": outcome.refusal.detail,
-        "attempt": entry.attempts + 1,
-        "delay": round(now - entry.message.received_at, 3),
-        "retry_at": outcome.retry_at,
-    }
-    return Event(what, now, entry.message.id, entry.number, facts)

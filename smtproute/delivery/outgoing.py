@@ -20,6 +20,9 @@ from smtproute.world import World
 
 __all__ = ["Copy", "Outgoing", "author_domain", "mailbox_edit", "needs_smtputf8"]
 
+MAX_COMMENTS = 50
+"""Comments in a header From, beyond which it names nobody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -75,7 +78,10 @@ def author_domain(content: bytes) -> Domain | None:
     """The domain of the header From (RFC 5322 3.6.2), for sealing in the sender's name; None where it names none."""
     for each in fields(content):
         if each.name == b"from":
-            found = getaddresses([each.value(content).decode("utf-8", "replace")])
+            value = each.value(content).decode("utf-8", "replace")
+            if value.count("(") > MAX_COMMENTS:  # the parser nests as deep as they do
+                return None
+            found = getaddresses([value])
             try:
                 return Address.parse(found[0][1]).domain if found else None
             except AddressError:

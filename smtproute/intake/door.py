@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 
 from smtproute.core.address import Address
@@ -13,7 +13,7 @@ from smtproute.core.decide import Facts, decide
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.message import Field, fields, header_end
-from smtproute.core.plan import Plan, distinct, planned
+from smtproute.core.plan import Plan, Tried, distinct, planned
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Limits, Listener
 from smtproute.core.snapshot import Snapshot
@@ -28,6 +28,8 @@ __all__ = ["InFlight", "Intake", "IntakeDoor"]
 
 STAGE_ABOVE = 256 * 1024
 """Octets; a larger body goes straight to disk (design: a column holds up to 256 KiB)."""
+MAX_COPIES = 5000
+"""Copies of one message, all aliases expanded; further recipients want a transaction of their own."""
 MAX_HOPS = 50
 """`Received` fields (Postfix hopcount_limit)."""
 
@@ -35,6 +37,7 @@ _OK = Reply(250, "2.1.0", "Ok")
 _NO_ROOM = Reply(452, "4.3.1", "No room for the message now: try again later")
 _NOT_NOW = Reply(451, "4.3.0", "The message could not be stored: try again later")
 _TOO_MANY_HOPS = Reply(554, "5.4.6", f"Too many hops: more than {MAX_HOPS} Received fields, the mail is in a loop")
+_TOO_MANY = Reply(452, "4.5.3", "These recipients stand for too many: send to the others in another transaction")
 _HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {STAGE_ABOVE} octets")
 
 Judge = Callable[[bytes], Awaitable[Sequence[Verdict]]]
@@ -83,7 +86,8 @@ class Intake:
 class _Transaction:
     snapshot: Snapshot
     envelope: Envelope
-    plans: list[Plan]
+    plans: dict[Address | None, Plan]
+    """By recipient as written: one that is named twice gets one plan."""
 
 
 @dataclass(slots=True)
@@ -112,16 +116,25 @@ class IntakeDoor:
         return Reply(220, "", f"{self._intake.snapshot().settings.hostname} ESMTP smtproute")
 
     async def mail(self, envelope: Envelope) -> Reply:
-        self._transaction = _Transaction(self._intake.snapshot(), envelope, [])
+        self._transaction = _Transaction(self._intake.snapshot(), envelope, {})
         return _OK
 
     async def rcpt(self, recipient: Address | None) -> Reply:
         transaction = self._open()
+        again = transaction.plans.get(recipient)
+        if again is not None:
+            return again.reply
         plan = decide(Facts(transaction.snapshot.routing), transaction.envelope, recipient)
+        copies = sum(len(each.deliveries) for each in transaction.plans.values()) + len(plan.deliveries)
         if plan.refusal is not None:
             self._refused(transaction.envelope, str(plan.recipient), plan.refusal)
+        elif copies > MAX_COPIES and transaction.plans:
+            self._refused(transaction.envelope, str(plan.recipient), Refusal(_TOO_MANY, "intake", f"{copies} copies"))
+            return _TOO_MANY
         else:
-            transaction.plans.append(plan)
+            # What did not match is `explain`'s to tell; a wide alias would keep thousands of such steps.
+            steps = tuple(step for step in plan.steps if step.result is Tried.MATCHED)
+            transaction.plans[recipient] = replace(plan, steps=steps)
         return plan.reply
 
     def reset(self) -> None:
@@ -200,23 +213,24 @@ class IntakeDoor:
         wanted = self._listener.seal if envelope.client.trusted else True
         verdicts = tuple(await intake.judge(held)) if wanted else ()
         now = intake.world.clock.now()
+        plans = tuple(transaction.plans.values())
         message = Message(
             id=queue_id,
             received_at=now,
             envelope=envelope,
             size=taken.size,
-            trace_header=received_field(queue_id, envelope, transaction.plans, str(settings.hostname), now)
+            trace_header=received_field(queue_id, envelope, plans, str(settings.hostname), now)
             + _separator(held, header),
             forged=forged(held, str(settings.hostname)),
             verdicts=verdicts,
         )
-        deliveries = distinct(tuple(transaction.plans))
+        deliveries = distinct(plans)
         reply = Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
         accepted = Accepted(
             message,
             taken.staged if taken.staged is not None else held,
             deliveries,
-            _events(message, transaction.plans, [*transcript(), _said(reply, envelope, now)], header),
+            _events(message, plans, [*transcript(), _said(reply, envelope, now)], header),
         )
         # The commit must not die with the session: a client that is gone may still have its mail delivered.
         failure = await asyncio.shield(intake.tasks.create_task(self._commit(accepted)))
@@ -254,7 +268,9 @@ class IntakeDoor:
 def received_field(queue_id: str, envelope: Envelope, plans: Sequence[Plan], hostname: str, now: float) -> bytes:
     """Our Received field (RFC 5321 4.4). `for` is only written for a single recipient, to betray none."""
     client = envelope.client
-    helo = "".join(octet if "!" <= octet <= "~" and octet not in '()<>@,;:\\"' else "?" for octet in client.helo)
+    literal = client.helo.startswith("[") and client.helo.endswith("]")
+    special = '()<>@,;\\"' if literal else '()<>@,;:\\"[]'
+    helo = "".join(octet if "!" <= octet <= "~" and octet not in special else "?" for octet in client.helo)
     ip = f"IPv6:{client.ip}" if ":" in client.ip else client.ip
     protocol = "ESMTP" if client.esmtp else "SMTP"
     if envelope.smtputf8:

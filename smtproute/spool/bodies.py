@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smtproute.spool.queue import SpoolFailed
 
-__all__ = ["Bodies", "StagedBody", "sync_folder"]
+__all__ = ["Bodies", "StagedBody", "free_octets", "sync_folder"]
 
 _TMP = ".tmp"
 _STEP = 1 << 20
@@ -147,3 +147,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_octets(folder: Path) -> int:
+    """How much may still be written to the disk that a folder is on. Raises OSError."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

@@ -30,7 +30,11 @@ class Claims:
         """Before this time the database has nothing to claim that is not taken."""
         self._ready: deque[Entry] = deque()
         self._taken: set[Key] = set()
-        self._claimed: set[Key] = set()
+        self._claimed: dict[Key, int] = {}
+        """With how many doubts there had been when it was claimed, or found to be unchanged."""
+        self._doubts = 0
+        self._without: frozenset[str] = frozenset()
+        """Places that nothing is claimed for now: what is due for them waits in the database."""
         self._looking = False
         self._let_go: set[Key] = set()
         """Settled since the look under way began, which may have seen them unsettled."""
@@ -45,32 +49,61 @@ class Claims:
         """Whether an attempt at it is running."""
         return key in self._claimed
 
+    def leave_out(self, places: frozenset[str]) -> None:
+        """From now on nothing is claimed for these places."""
+        if self._without - places:
+            self.next_due = -math.inf
+        if places - self._without:
+            kept = [entry for entry in self._ready if entry.delivery.place not in places]
+            self._taken.difference_update(_key(entry) for entry in self._ready if entry.delivery.place in places)
+            self._ready = deque(kept)
+        self._without = places
+
     def take(self, limit: int) -> list[Entry]:
         """Claims up to `limit` of the ready ones, in the order in which they came to be due."""
         entries = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
-        self._claimed.update((entry.message.id, entry.number) for entry in entries)
+        self._claimed.update((_key(entry), self._doubts) for entry in entries)
         return entries
+
+    def doubtful(self, entries: Iterable[Entry]) -> bool:
+        """Whether an operator may have changed one of these since it was claimed."""
+        return any(self._claimed.get(_key(entry)) != self._doubts for entry in entries)
+
+    def looked_over(self, kept: Iterable[Entry], lost: Iterable[Entry], doubts: int) -> None:
+        """After a second look at claimed ones: some are as they were, the others are claimed no more."""
+        self._claimed.update((_key(entry), doubts) for entry in kept)
+        for entry in lost:
+            self._claimed.pop(_key(entry), None)
+            self._taken.discard(_key(entry))
+
+    @property
+    def doubts(self) -> int:
+        """How many times an operator's change was noticed."""
+        return self._doubts
 
     def accepting(self, entries: Iterable[Entry]) -> None:
         """Their accept is under way."""
-        self._taken.update((entry.message.id, entry.number) for entry in entries)
+        self._taken.update(_key(entry) for entry in entries)
 
     def accepted(self, entries: Sequence[Entry], now: float) -> None:
         """They are durable. They are ready, unless older ones still wait in the database, or there are too many."""
-        if self.next_due > now and len(self._ready) + len(entries) <= READY:
-            self._ready += entries
-        else:
-            for entry in entries:
-                self._taken.discard((entry.message.id, entry.number))
-                self.next_due = min(self.next_due, entry.due_at)
+        keeps_up = self.next_due > now and len(self._ready) + len(entries) <= READY
+        for entry in entries:
+            left_out = entry.delivery.place in self._without
+            if keeps_up and not left_out:
+                self._ready.append(entry)
+            else:
+                self._taken.discard(_key(entry))
+                if not left_out:
+                    self.next_due = min(self.next_due, entry.due_at)
 
     def refused(self, entries: Iterable[Entry]) -> None:
         """Their accept has failed."""
-        self._taken.difference_update((entry.message.id, entry.number) for entry in entries)
+        self._taken.difference_update(_key(entry) for entry in entries)
 
     def settled(self, key: Key, retry_at: float | None) -> None:
         self._taken.discard(key)
-        self._claimed.discard(key)
+        self._claimed.pop(key, None)
         if self._looking:
             self._let_go.add(key)
         if retry_at is not None:
@@ -91,8 +124,8 @@ class Claims:
         let_go = self._looked()
         self._taken.update(aside)
         for entry in entries:
-            key = (entry.message.id, entry.number)
-            if key not in self._taken and key not in let_go:
+            key = _key(entry)
+            if key not in self._taken and key not in let_go and entry.delivery.place not in self._without:
                 self._taken.add(key)
                 self._ready.append(entry)
         self.next_due = min(self.next_due, next_due)
@@ -110,7 +143,12 @@ class Claims:
 
     def doubt(self) -> None:
         """An operator has changed the queue: what is ready may be held or removed, what was not due may be due."""
-        self._taken.difference_update((entry.message.id, entry.number) for entry in self._ready)
+        self._taken.difference_update(_key(entry) for entry in self._ready)
         self._ready.clear()
+        self._doubts += 1
         self._outdated = True
         self.next_due = -math.inf
+
+
+def _key(entry: Entry) -> Key:
+    return entry.message.id, entry.number

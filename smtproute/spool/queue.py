@@ -174,10 +174,21 @@ class Spool(Protocol):
         """On return the message is durable. Raises SpoolFull, SpoolFailed, and then nothing is kept."""
         ...
 
-    async def claim(self, now: float, limit: int) -> tuple[Sequence[Entry], float | None]:
+    async def claim(
+        self, now: float, limit: int, without: frozenset[str] = frozenset()
+    ) -> tuple[Sequence[Entry], float | None]:
         """Up to `limit` due deliveries, now the caller's until it settles them, and when the next one is due.
 
+        None for the places `without` (`Delivery.place`), which have no room now.
+
         Raises SpoolFailed.
+        """
+        ...
+
+    async def still(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Those of these claimed deliveries that no operator has held or removed meanwhile.
+
+        The others are not the caller's any more. Asked before an attempt begins. Raises SpoolFailed.
         """
         ...
 

@@ -63,10 +63,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             due_at REAL NOT NULL,
             last TEXT NOT NULL,
             plan TEXT NOT NULL,
+            place TEXT NOT NULL,
             PRIMARY KEY (message, number)
         ) WITHOUT ROWID""",
-        # `state` stands in it so that SQLite (3.40) finds all that a look asks for in the index itself.
-        "CREATE INDEX delivery_due ON delivery (due_at, state) WHERE state = 'queued'",
+        # `state` and `place` stand in it so that SQLite (3.40) finds all that a look asks for in the index itself.
+        "CREATE INDEX delivery_due ON delivery (due_at, state, place) WHERE state = 'queued'",
         "CREATE INDEX delivery_unfinished ON delivery (message, number) WHERE state IN ('queued', 'held')",
         "CREATE INDEX delivery_captured ON delivery (message, number) WHERE state = 'captured'",
         """CREATE TABLE event (

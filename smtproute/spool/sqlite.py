@@ -20,8 +20,8 @@ from typing import TypeVar
 from smtproute.core.event import Emit, Event
 from smtproute.core.settings import Trace
 from smtproute.spool import schema, tables
-from smtproute.spool.bodies import Bodies, StagedBody, sync_folder
-from smtproute.spool.claims import READY, Claims
+from smtproute.spool.bodies import Bodies, StagedBody, free_octets, sync_folder
+from smtproute.spool.claims import READY, Claims, Key
 from smtproute.spool.operator import OperatorSpool
 from smtproute.spool.queue import (
     LARGEST_ROW,
@@ -76,11 +76,18 @@ class SqliteSpool(Reading):
     """A `Spool` in a folder of its own: see `open`. `watch` is to run as a task of the relay's."""
 
     def __init__(
-        self, folder: Path, world: World, emit: Emit, opened: _Opened, thread: ThreadPoolExecutor, max_size: int
+        self,
+        folder: Path,
+        world: World,
+        emit: Emit,
+        opened: _Opened,
+        thread: ThreadPoolExecutor,
+        max_size: int,
+        reserve: int,
     ) -> None:
         super().__init__(folder, world, emit, opened.reading, thread)
         self._lock = opened.lock
-        self._writer = Writer(opened.writing, opened.unfinished, max_size)
+        self._writer = Writer(opened.writing, opened.unfinished, max_size, reserve, partial(free_octets, folder))
         self._numbers = itertools.count(opened.next_number)
         self._claims = Claims()
         self._looking = asyncio.Lock()
@@ -89,15 +96,16 @@ class SqliteSpool(Reading):
         self._recent_octets = 0
 
     @classmethod
-    async def open(cls, folder: str, world: World, emit: Emit, *, max_size: int) -> SqliteSpool:
+    async def open(cls, folder: str, world: World, emit: Emit, *, max_size: int, reserve: int = 0) -> SqliteSpool:
         """The relay's: makes the folder where there is none, locks it, removes what a crash left behind.
 
-        `max_size`: octets of unfinished mail beyond which `accept` raises SpoolFull. `emit` is told of rows that
+        `max_size`: octets of unfinished mail beyond which `accept` raises SpoolFull, as it does while fewer than
+        `reserve` octets are free on the disk: what was accepted can then still be settled. `emit` is told of rows that
         cannot be read. Raises SpoolBusy where another relay has the folder, SpoolVersion, SpoolFailed.
         """
         path = Path(folder)
         thread, opened = await _in_thread(partial(_open, path), f"{path}")
-        return cls(path, world, emit, opened, thread, max_size)
+        return cls(path, world, emit, opened, thread, max_size, reserve)
 
     @staticmethod
     async def beside(folder: str, world: World, emit: Emit = _unheard) -> OperatorSpool:
@@ -126,15 +134,33 @@ class SqliteSpool(Reading):
         self._claims.accepting(entries)
         await self._writer.submit(job)
 
-    async def claim(self, now: float, limit: int) -> tuple[Sequence[Entry], float | None]:
+    async def claim(
+        self, now: float, limit: int, without: frozenset[str] = frozenset()
+    ) -> tuple[Sequence[Entry], float | None]:
         """See `Spool.claim`. What was accepted a moment ago comes from memory, all else from the database."""
         claims = self._claims
         async with self._looking:
+            claims.leave_out(without)
             while claims.ready < limit and claims.next_due <= now:
-                await self._look(now, max(limit - claims.ready, _LOOK))
+                await self._look(now, without, max(limit - claims.ready, _LOOK))
             entries = claims.take(limit)
         next_due = now if claims.ready else claims.next_due
         return entries, None if next_due == math.inf else next_due
+
+    async def still(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """See `Spool.still`. The database is asked only where a change was noticed since they were claimed."""
+        if not self._claims.doubtful(entries):
+            return entries
+        doubts = self._claims.doubts
+        queued: set[Key] = set()
+        for message_id in dict.fromkeys(entry.message.id for entry in entries):
+            queued |= {
+                (message_id, entry.number) for entry in await self.entries(message_id) if entry.state is State.QUEUED
+            }
+        kept = [entry for entry in entries if (entry.message.id, entry.number) in queued]
+        lost = [entry for entry in entries if (entry.message.id, entry.number) not in queued]
+        self._claims.looked_over(kept, lost, doubts)
+        return kept
 
     async def wait(self) -> None:
         """Until there may be something new to claim. For one task."""
@@ -281,10 +307,10 @@ class SqliteSpool(Reading):
             self._claims.doubt()
             self._news.set()
 
-    async def _look(self, now: float, limit: int) -> None:
+    async def _look(self, now: float, without: frozenset[str], limit: int) -> None:
         taken = self._claims.look()
         try:
-            due = await self._ask(partial(tables.due, now=now, taken=taken, limit=limit))
+            due = await self._ask(partial(tables.due, now=now, taken=taken, without=without, limit=limit))
         except BaseException:
             self._claims.missed()
             raise

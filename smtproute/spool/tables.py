@@ -57,7 +57,7 @@ class Rows:
 
     messages: list[tuple[int, str, float, int, str, str, str, float]] = field(default_factory=list)
     contents: list[tuple[int, bytes]] = field(default_factory=list)
-    deliveries: list[tuple[str, int, str, int, float, str, str]] = field(default_factory=list)
+    deliveries: list[tuple[str, int, str, int, float, str, str, str]] = field(default_factory=list)
     events: list[tuple[str, int | None, str, float, str]] = field(default_factory=list)
     settlements: list[tuple[str, int, str, float | None, str]] = field(default_factory=list)
     settled_at: float = 0.0
@@ -95,6 +95,7 @@ class Rows:
                 entry.due_at,
                 entry.last,
                 codec.pack_delivery(entry.delivery),
+                entry.delivery.place,
             )
         )
 
@@ -130,7 +131,7 @@ def write(connection: sqlite3.Connection, rows: Rows) -> int:
     """Writes them all, and says by how many octets the unfinished mail has grown. Raises sqlite3.Error."""
     _insert(connection, "message (number, id, received_at, size, head, body, kept_for, kept_since)", rows.messages)
     _insert(connection, "content (message, octets)", rows.contents)
-    _insert(connection, "delivery (message, number, state, attempts, due_at, last, plan)", rows.deliveries)
+    _insert(connection, "delivery (message, number, state, attempts, due_at, last, plan, place)", rows.deliveries)
     _insert(connection, "event (message, delivery, what, at, facts)", rows.events)
     for chunk in _chunks(rows.settlements):
         connection.execute(_settle_sql(len(chunk)), [value for row in chunk for value in row])
@@ -276,8 +277,10 @@ _ENTRY = "d.message, d.number, d.state, d.attempts, d.due_at, d.last, d.plan, m.
 _FROM = "FROM delivery d LEFT JOIN message m ON m.id = d.message"
 
 
-def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]], limit: int) -> Due:
-    """Up to `limit` queued deliveries that are due and not taken, the longest due first. Raises sqlite3.Error."""
+def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]], without: Set[str], limit: int) -> Due:
+    """Up to `limit` queued deliveries that are due, not taken and for none of the places `without`, the longest due
+    first. Raises sqlite3.Error.
+    """
     keys: list[tuple[str, int]] = []
     next_due = math.inf
     connection.execute("BEGIN")
@@ -285,11 +288,12 @@ def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]],
         # First by the index alone: those that are taken stand at its beginning, and there may be thousands.
         with closing(
             connection.execute(
-                "SELECT CAST(due_at AS REAL), message, number FROM delivery WHERE state = 'queued' ORDER BY due_at"
+                "SELECT CAST(due_at AS REAL), message, number, place FROM delivery"
+                " WHERE state = 'queued' ORDER BY due_at"
             )
         ) as waiting:
-            for due_at, message, number in waiting:
-                if (message, number) in taken:
+            for due_at, message, number, place in waiting:
+                if place in without or (message, number) in taken:
                     continue
                 if due_at > now or len(keys) == limit:
                     next_due = due_at

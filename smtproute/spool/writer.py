@@ -73,11 +73,23 @@ class Job(Generic[T]):
 class Writer:
     """Owns the connection that it is given, and its thread, until it is closed."""
 
-    def __init__(self, connection: sqlite3.Connection, unfinished: int, max_size: int) -> None:
-        """`unfinished`: octets of unfinished mail now; `max_size`: beyond which nothing more is accepted."""
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        unfinished: int,
+        max_size: int,
+        reserve: int,
+        free: Callable[[], int],
+    ) -> None:
+        """`unfinished`: octets of unfinished mail now; `max_size`: beyond which nothing more is accepted.
+
+        Nothing is accepted either while `free()` is below `reserve` octets, so that settling finds room.
+        """
         self._connection = connection
         self._unfinished = unfinished
         self._max_size = max_size
+        self._reserve = reserve
+        self._free = free
         self._seen = -1
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
@@ -202,14 +214,29 @@ class Writer:
     def _admitted(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
         admitted = []
         unfinished = self._unfinished
+        short = self._short() if any(job.bounded for job in jobs) else ""
         for job in jobs:
             more = job.rows.unfinished if job.rows is not None else 0
             if job.bounded and unfinished + more > self._max_size:
                 job.error = SpoolFull(f"{unfinished} octets of unfinished mail, {self._max_size} are allowed")
+            elif job.bounded and short:
+                job.error = SpoolFull(short)
             else:
                 unfinished += more
                 admitted.append(job)
         return admitted
+
+    def _short(self) -> str:
+        """Why there is too little room on the disk; nothing where there is enough."""
+        if not self._reserve:
+            return ""
+        try:
+            free = self._free()
+        except OSError as error:
+            return f"how much room the disk has cannot be told: {error}"
+        if free >= self._reserve:
+            return ""
+        return f"{free} octets are free on the disk, {self._reserve} are kept for what is in the queue"
 
     def _write(self, jobs: list[Job[Any]]) -> int:
         """Everything that they want; how many octets of mail are unfinished then."""

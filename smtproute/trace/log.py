@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import TextIO, assert_never
 
@@ -17,7 +18,7 @@ _TOO_LONG = frozenset({"transcript", "prepended", "removed", "steps", "deliverie
 
 
 def log_to(stream: TextIO, form: LogFormat) -> Emit:
-    """An Emit that writes each event to `stream` as a line."""
+    """An Emit that writes each event to `stream` as a line. A line that cannot be written is lost, and mail goes on."""
     renderer: structlog.typing.Processor
     match form:
         case LogFormat.JSON:
@@ -39,6 +40,7 @@ def log_to(stream: TextIO, form: LogFormat) -> Emit:
         if event.what is Happening.VERDICT:
             facts["verdicts"] = "; ".join(event.facts["verdicts"])
         at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        logger.msg(str(event.what), timestamp=at, **({"id": event.message} if event.message else {}), **facts)
+        with contextlib.suppress(OSError, ValueError):  # no room, no reader, closed
+            logger.msg(str(event.what), timestamp=at, **({"id": event.message} if event.message else {}), **facts)
 
     return emit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,31 +13,15 @@ from smtproute.core.event import Happening
 from tests.e2e.conftest import Lab
 from tests.e2e.test_cli import run
 from tests.e2e.test_lifecycle import Client
+from tests.e2e.test_seals import FORWARD
 
 
 async def test_a_letter_without_a_header_gets_the_blank_line_that_it_lacks(lab: Lab) -> None:
     far = await lab.upstream("mx.far.example")
     lab.write("accounts", "name@example.org|{SHA512-CRYPT}$6$x$y\n")
     lab.write("aliases", "name@example.org name@example.org, me@far.example\n")
-    relay = await lab.started(
-        f"""
-        [accounts]
-        file = "accounts"
-        [aliases]
-        tables = ["aliases"]
-        [listener.mx]
-        bind = "127.0.0.1:0"
-        role = "inbound"
-        [endpoint.far]
-        servers = ["mx.far.example:{far.port}"]
-        [[route]]
-        match = "*@far.example"
-        endpoint = "far"
-        [arc.keys."example.org"]
-        selector = "mail"
-        file = "{lab.key()}"
-        """
-    )
+    accounts = '[accounts]\nfile = "accounts"\n'
+    relay = await lab.started(accounts + textwrap.dedent(FORWARD.format(port=far.port, key=lab.key())))
     for content in (b"no header at all\r\nbut: two lines\r\n", b"\r\nonly a body\r\n", b""):
         before = len(far.received)
         message = await lab.delivered(relay, "name@example.org", content=content)

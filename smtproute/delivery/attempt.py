@@ -1,0 +1,304 @@
+"""Attempt: one try at bringing a job to its next hop, and the report of what became of each delivery in it."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from smtproute.core.choice import Candidate, Choice
+from smtproute.core.event import Event, Happening
+from smtproute.core.message import apply
+from smtproute.core.outcome import Answer, Judgement, Outcome, Result, judge, too_many
+from smtproute.core.reply import Refusal, Reply
+from smtproute.core.retry import next_attempt
+from smtproute.core.seals import Seal, plan_seal
+from smtproute.core.settings import Endpoint, Kind, SignBy
+from smtproute.core.snapshot import Snapshot
+from smtproute.core.transcript import plain
+from smtproute.delivery.bounce import bounce
+from smtproute.delivery.endpoint import Endpoints
+from smtproute.delivery.maildir import MailboxFailed, Maildir
+from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit, needs_smtputf8
+from smtproute.smtp.client import Dialogue, Mail, Unreachable
+from smtproute.smtp.pool import Pool
+from smtproute.spool.queue import Accepted, Entry, Message, Spool, SpoolFailed
+from smtproute.world import World
+
+__all__ = ["Attempts", "Job", "Report"]
+
+_BROKEN = Reply(451, "4.3.0", "Internal error: it will be tried again")
+_GONE = Reply(451, "4.3.5", "The endpoint is not configured any more")
+_UNREACHED = Reply(451, "4.4.1", "No server took the message")
+_KEPT = Refusal(Reply(250, "2.0.0", "captured"), "spool")
+
+
+@dataclass(slots=True)
+class Job:
+    """Deliveries of one message that one transaction can carry, or that stay in the house together."""
+
+    message: Message
+    entries: list[Entry]
+    seal: Seal
+
+
+@dataclass(slots=True)
+class Report:
+    """What the attempt at one job came to."""
+
+    outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    """What happened before the outcomes."""
+    told: list[Event] = field(default_factory=list)
+    """Whether and how the sender was told of a failure."""
+    bounces: list[Accepted] = field(default_factory=list)
+    captured: bool = False
+
+    def all_events(self, now: float) -> list[Event]:
+        """What happened, what became of each delivery, who was told."""
+        ended = [_ended(entry, outcome, now) for entry, outcome in self.outcomes]
+        return [*self.events, *ended, *self.told]
+
+
+class Attempts:
+    """Makes attempts; it keeps nothing of them."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Callable[[], Snapshot],
+        spool: Spool,
+        endpoints: Endpoints,
+        outgoing: Outgoing,
+        pool: Pool,
+        maildir: Maildir,
+        world: World,
+    ) -> None:
+        self._snapshot = snapshot
+        self._spool = spool
+        self._endpoints = endpoints
+        self._outgoing = outgoing
+        self._pool = pool
+        self._maildir = maildir
+        self._world = world
+
+    async def attempt(self, job: Job) -> Report:
+        """One attempt at a job, with the DSN for what failed. What breaks it is a temporary failure of the rest."""
+        report = Report()
+        try:
+            await self._deliver(job, report)
+            await self._tell(job, report)
+        except Exception as fault:  # noqa: BLE001 - an attempt is one of the three places
+            detail = "".join(traceback.format_exception(fault))
+            facts = {"where": "attempt", "detail": detail}
+            report.events.append(Event(Happening.FAULT, self._world.clock.now(), job.message.id, facts=facts))
+            settled = {entry.number for entry, _ in report.outcomes}
+            refusal = Refusal(_BROKEN, "smtproute", f"{type(fault).__name__}: {fault}")
+            report.outcomes += [
+                (entry, self._deferred(entry, refusal)) for entry in job.entries if entry.number not in settled
+            ]
+        return report
+
+    async def _deliver(self, job: Job, report: Report) -> None:
+        kind = job.entries[0].delivery.kind
+        match kind:
+            case Kind.MAILBOX:
+                await self._to_mailboxes(job, report)
+            case Kind.CAPTURE:
+                report.captured = True
+                report.outcomes += [(entry, Outcome(Result.DELIVERED, _KEPT)) for entry in job.entries]
+            case Kind.BOUNCE:
+                report.outcomes += [(entry, _dead(entry)) for entry in job.entries]
+            case Kind.ENDPOINT:
+                await self._to_endpoint(job, report)
+            case _:
+                assert_never(kind)
+
+    async def _tell(self, job: Job, report: Report) -> None:
+        """Makes the DSN for what failed for good; without the original where that cannot be read."""
+        failed = [(entry, outcome) for entry, outcome in report.outcomes if outcome.result is Result.FAILED]
+        if not failed:
+            return
+        try:
+            original = await self._spool.content(job.message.id)
+        except SpoolFailed:
+            original = b""
+        accepted, event = bounce(failed, original, self._snapshot().routing, self._world)
+        report.told = [event]
+        report.bounces += [accepted] if accepted is not None else []
+
+    async def _to_mailboxes(self, job: Job, report: Report) -> None:
+        hostname = str(self._snapshot().settings.hostname)
+        content = await self._spool.content(job.message.id)
+        for entry in job.entries:
+            mailbox = entry.delivery.mailbox
+            assert mailbox is not None
+            name = f"{int(job.message.received_at)}.{job.message.id}_{entry.number}.{hostname}"
+            try:
+                file = await self._maildir.deliver(mailbox, name, apply(mailbox_edit(entry, hostname), content))
+            except MailboxFailed as failed:
+                report.outcomes.append((entry, self._deferred(entry, failed.refusal)))
+            else:
+                kept = Refusal(Reply(250, "2.0.0", "delivered to the mailbox"), "maildir", file)
+                report.outcomes.append((entry, Outcome(Result.DELIVERED, kept)))
+
+    async def _to_endpoint(self, job: Job, report: Report) -> None:
+        settings = self._snapshot().settings
+        delivery = job.entries[0].delivery
+        endpoint = settings.endpoints.get(delivery.endpoint)
+        if endpoint is None:
+            refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
+            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+            return
+        choice = await self._endpoints.candidates(endpoint, delivery.address.domain)
+        if choice.refusal is not None:
+            report.outcomes += [(entry, self._judged(entry, choice.refusal)) for entry in job.entries]
+            return
+        if not choice.candidates:
+            refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, {}))
+            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+            return
+        content = await self._spool.content(job.message.id)
+        seal = job.seal
+        if seal.wanted and settings.arc.sign is SignBy.SENDER:
+            seal = plan_seal(settings, job.message.envelope, delivery, author_domain(content))
+        copy = await self._outgoing.copy(job.message, content, seal, str(settings.hostname))
+        if copy.unsealed:
+            facts = {"endpoint": endpoint.name, "why": copy.unsealed}
+            report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
+        await self._failover(job, endpoint, choice, copy, report)
+
+    async def _failover(self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report) -> None:
+        """Tries each address in turn with the recipients that no server has answered for good."""
+        message = job.message
+        utf8 = needs_smtputf8(message, copy.content)
+        eight_bit = not copy.content.isascii()
+        waiting = list(job.entries)
+        said: dict[int, tuple[Candidate, Answer]] = {}
+        tried: dict[Candidate, str] = {}
+        candidates = deque(choice.candidates)
+        while waiting and candidates:
+            candidate = candidates[0]
+            recipients = tuple(each.delivery.address for each in waiting)
+            mail = Mail(message.envelope.reverse_path, recipients, eight_bit, utf8)
+            try:
+                dialogue = await self._pool.send(endpoint, candidate, mail, copy.content)
+            except Unreachable as unreachable:
+                dialogue = Dialogue((unreachable.answer,) * len(waiting), unreachable.transcript, "", usable=False)
+            report.events.append(self._dialogue(job, endpoint, candidate, copy, waiting, dialogue))
+            left = []
+            for entry, answer in zip(waiting, dialogue.answers, strict=True):
+                said[entry.number] = (candidate, answer)
+                outcome = self._answered(entry, candidate, answer)
+                if outcome is None:
+                    left.append(entry)
+                    tried[candidate] = answer.detail or str(answer.reply or "connection lost")
+                else:
+                    report.outcomes.append((entry, outcome))
+            # A server that took some and wants the others in another transaction gets that at once.
+            if len(left) == len(waiting) or not any(too_many(said[entry.number][1]) for entry in left):
+                candidates.popleft()
+            waiting = left
+        for entry in waiting:
+            candidate, answer = said[entry.number]
+            # The last server's own words where it had some for us; else ours, and nobody is named as their source.
+            own = answer.reply if answer.reply is not None and answer.reply.temporary else None
+            refusal = Refusal(own or _UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, tried))
+            report.outcomes.append((entry, self._deferred(entry, refusal, candidate.server.host if own else "")))
+
+    def _dialogue(
+        self,
+        job: Job,
+        endpoint: Endpoint,
+        candidate: Candidate,
+        copy: Copy,
+        waiting: list[Entry],
+        dialogue: Dialogue,
+    ) -> Event:
+        facts = {
+            "endpoint": endpoint.name,
+            "server": str(candidate.server),
+            "ip": candidate.ip,
+            "source": str(candidate.source),
+            "backup": candidate.backup,
+            "tls": dialogue.tls,
+            "downgrade": dialogue.downgrade,
+            "recipients": [entry.number for entry in waiting],
+            "sealed": str(copy.sealed.domain) if copy.sealed is not None else "",
+            "removed": [list(span) for span in copy.edit.removed],
+            "prepended": copy.edit.prepended.decode("latin-1"),
+            "transcript": plain(dialogue.transcript),
+        }
+        return Event(Happening.ATTEMPT, self._world.clock.now(), job.message.id, facts=facts)
+
+    def _answered(self, entry: Entry, candidate: Candidate, answer: Answer) -> Outcome | None:
+        """The outcome that a server's answer settles; None where the next server is to be asked."""
+        says, host = str(candidate), candidate.server.host
+        judgement = judge(answer)
+        match judgement:
+            case Judgement.ACCEPTED:
+                assert answer.reply is not None
+                return Outcome(Result.DELIVERED, Refusal(answer.reply, says), server=host)
+            case Judgement.FINAL:
+                assert answer.reply is not None
+                return Outcome(Result.FAILED, Refusal(answer.reply, says, answer.detail), server=host)
+            case Judgement.AMBIGUOUS:
+                detail = f"ambiguous: {answer.detail} after the final dot; it may have been taken"
+                return self._deferred(entry, Refusal(_UNREACHED, says, detail), host)
+            case Judgement.NEXT_SERVER:
+                return None
+            case _:
+                assert_never(judgement)
+
+    def _judged(self, entry: Entry, refusal: Refusal) -> Outcome:
+        return self._deferred(entry, refusal) if refusal.temporary else Outcome(Result.FAILED, refusal)
+
+    def _deferred(self, entry: Entry, refusal: Refusal, server: str = "") -> Outcome:
+        """To be tried again by the schedule, or failed where the lifetime is over."""
+        queue = self._snapshot().settings.queue
+        now = self._world.clock.now()
+        again = next_attempt(queue, entry.message.received_at, entry.attempts + 1, now)
+        if again is None:
+            return Outcome(Result.FAILED, refusal, server=server)
+        return Outcome(Result.DEFERRED, refusal, again, server)
+
+
+def _dead(entry: Entry) -> Outcome:
+    refusal = entry.delivery.refusal
+    assert refusal is not None
+    return Outcome(Result.FAILED, refusal)
+
+
+def _nobody(choice: Choice, tried: dict[Candidate, str]) -> str:
+    """Everything that was tried, and how each ended, in one line."""
+    parts = [f"{candidate} {how}" for candidate, how in tried.items()]
+    parts += [str(looked.resolved) for looked in choice.looked if not looked.resolved.addresses]
+    return f"no server took the message: {'; '.join(parts)}"
+
+
+def _ended(entry: Entry, outcome: Outcome, now: float) -> Event:
+    match outcome.result:
+        case Result.DELIVERED:
+            what = Happening.DELIVERED
+        case Result.DEFERRED:
+            what = Happening.DEFERRED
+        case Result.FAILED:
+            what = Happening.FAILED
+        case _:
+            assert_never(outcome.result)
+    delivery = entry.delivery
+    facts = {
+        "kind": str(delivery.kind),
+        "address": str(delivery.address),
+        "recipient": str(delivery.recipient),
+        "endpoint": delivery.endpoint,
+        "reply": str(outcome.refusal.reply),
+        "says": outcome.refusal.says,
+        "detail": outcome.refusal.detail,
+        "attempt": entry.attempts + 1,
+        "delay": round(now - entry.message.received_at, 3),
+        "retry_at": outcome.retry_at,
+    }
+    return Event(what, now, entry.message.id, entry.number, facts)
