@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Arrow", "Line", "plain"]
+__all__ = ["Arrow", "Line", "Record", "legible", "plain"]
+
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINE = 64
+"""Characters that a line counts for beside its text: a flood of short lines is a flood too."""
 
 
 class Arrow(StrEnum):
@@ -22,12 +27,41 @@ class Arrow(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line without its CRLF; octets that are no UTF-8 as backslash escapes. Content stands as "[123 octets]"."""
+    """One line without its CRLF, legible, octets that are no UTF-8 escaped too. Content stands as "[123 octets]"."""
 
     arrow: Arrow
     at: float
     """Seconds since the epoch."""
     text: str
+
+
+class Record:
+    """Lines as they are written down, up to `limit` characters: what came first stays, a note says that more came."""
+
+    def __init__(self, limit: int) -> None:
+        self.lines: list[Line] = []
+        self._limit = self._room = limit
+
+    def add(self, line: Line) -> None:
+        if self._room <= 0:
+            return
+        self._room -= len(line.text) + _LINE
+        if self._room <= 0:
+            line = Line(Arrow.NOTE, line.at, "the transcript is cut here: more was said than it keeps")
+        self.lines.append(line)
+
+    def clear(self) -> None:
+        self.lines.clear()
+        self._room = self._limit
+
+
+def legible(text: str) -> str:
+    """The text with backslash escapes for whatever steers a terminal, breaks a line or turns the direction of reading.
+
+    That is C0, DEL and C1 controls, line and paragraph separators, bidirectional marks, embeddings, overrides and
+    isolates (UAX 9 2), and surrogates, which cannot be written out at all. Legible text stays as it is.
+    """
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def plain(lines: Sequence[Line]) -> list[list[str | float]]:

@@ -95,11 +95,6 @@ class Dispatcher:
         """Looks at once for what is due: after a reload, say."""
         self._wake.set()
 
-    @property
-    def busy(self) -> bool:
-        """Whether any claimed delivery is not settled yet."""
-        return self._claimed > 0
-
     async def _watch(self) -> None:
         while True:
             await self._spool.wait()

@@ -49,8 +49,10 @@ def forged(message: bytes, authserv_id: str) -> tuple[Span, ...]:
     at = 0
     while (start := caseless.find(_NAME, at)) >= 0:
         at = start + len(_NAME)
+        if header[start - 1 : start] not in (b"", b"\n"):
+            continue  # before anything is matched: in folding, every name would be followed to the end of the field
         rest = _REST.match(header, at)
-        if rest is None or header[start - 1 : start] not in (b"", b"\n"):
+        if rest is None:
             continue
         at = rest.end()
         read += 1

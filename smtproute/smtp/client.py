@@ -22,7 +22,7 @@ from smtproute.core.message import header_end
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.reply import Reply
 from smtproute.core.settings import EndpointTls, Server
-from smtproute.core.transcript import Arrow, Line
+from smtproute.core.transcript import Arrow, Line, legible
 from smtproute.smtp import wire
 from smtproute.world import World
 
@@ -32,6 +32,7 @@ _CHUNK = 131_072
 """Octets of content that are written at once."""
 _ALLOWANCE = 16_384
 """Octets that a server may say for each command, and to begin with: a transaction's transcript has an end."""
+_ASTRAY = "the server is out of step: it answers what it was not asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,11 @@ class _Channel(asyncio.Protocol):
         """Whether it is alive, with every question answered and nothing said unasked."""
         return not (self.lost or self._owed or self._replies or self._tail)
 
+    @property
+    def astray(self) -> bool:
+        """Whether, with every question answered, the server says more. A 421 needs no question (RFC 5321 3.8)."""
+        return bool(self._tail or (self._replies and self._replies[0].code != 421))
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.note(f"connected to {self._peer}")
@@ -207,12 +213,21 @@ class _Channel(asyncio.Protocol):
         self._record(Arrow.NOTE, (text,))
 
     def say(self, *commands: str) -> None:
-        """Sends commands in one write; each is owed a reply."""
+        """Sends commands in one write; each is owed a reply.
+
+        Raises _Broken where the connection is lost or the server went astray: each reply to come would be taken for
+        the answer to a later command. Raises _Said where it said 421 unasked.
+        """
+        if not self.idle:
+            if self._replies and not self.astray:
+                self.fail("closed after 421")
+                raise _Said(self._replies[0])
+            self.fail(_ASTRAY)
+            raise _Broken(self.lost)
         self._owed += len(commands)
         self._allowance += _ALLOWANCE * len(commands)
         self._record(Arrow.SENT_TLS if self.tls else Arrow.SENT, commands)
-        if not self.lost:
-            self._transport.write("\r\n".join((*commands, "")).encode())
+        self._transport.write("\r\n".join((*commands, "")).encode())
 
     async def reply(self, seconds: float) -> Reply:
         """The next reply; after a 421 the connection is closed (RFC 5321 3.8). Raises _Broken."""
@@ -331,11 +346,8 @@ class _Channel(asyncio.Protocol):
 
 
 def _shown(line: bytes) -> str:
-    """A line as the transcript shows it. Control characters are escaped: a server must not steer our terminal."""
-    text = line.removesuffix(b"\r").decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """A line as the transcript shows it: a server must not steer our terminal."""
+    return legible(line.removesuffix(b"\r").decode("utf-8", "backslashreplace"))
 
 
 def _why(error: Exception) -> str:
@@ -450,7 +462,7 @@ class Connection:
 
     async def _starttls(self, tls: EndpointTls, context: ssl.SSLContext, host: str) -> None:
         """Raises _Broken and _Said, or _TlsFailed where TLS is only preferred."""
-        self._channel.say("STARTTLS")
+        self._channel.say("STARTTLS")  # out of step already: plain text would mend nothing
         try:
             reply = await self._channel.reply(self._timeouts.ehlo)
             if reply.code != 220:
@@ -477,9 +489,6 @@ class Connection:
         if self.transactions > 1:
             channel.transcript = []
             channel.note(f"connection reused (transaction {self.transactions})")
-            if not channel.idle:
-                channel.fail("it was no longer in order")
-                raise Gone(tuple(channel.transcript))
         refusal = self._unfit(mail, content)
         if refusal is not None:
             channel.note(f"not sent: {refusal.detail}")
@@ -497,7 +506,7 @@ class Connection:
             self._channel.say("QUIT")
             await self._channel.reply(self._timeouts.quit)
             await self._channel.close(self._timeouts.quit)
-        except _Broken:
+        except (_Broken, _Said):
             pass
         finally:
             self.abort()
@@ -595,9 +604,11 @@ class _Transaction:
         self._stage = Stage.DATA
         reply = await self._ask("DATA", self._timeouts.data)
         if reply.code != 354:
+            if reply.positive or self._channel.astray:
+                # Each reply may have been meant for the command before, so none of them settles anything.
+                self._answers = [None] * len(self._rcpts)
+                raise _Broken("the server answered DATA with neither 354 nor a refusal" if reply.positive else _ASTRAY)
             self._settle(Answer(Stage.DATA, reply))
-            if reply.positive:
-                self._channel.fail("the server answered DATA with neither 354 nor a refusal")
         elif self.begun and taken:
             self._settle(Answer(Stage.CONTENT, await self._send(content)))
             self.begun = False

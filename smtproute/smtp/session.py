@@ -14,10 +14,8 @@ It is aiosmtpd's SMTP with the conversation replaced. Of aiosmtpd (1.4.6) it rel
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 import traceback
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -32,7 +30,7 @@ from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Limits, Listener, ListenerTls
-from smtproute.core.transcript import Arrow, Line
+from smtproute.core.transcript import Arrow, Line, Record, legible
 from smtproute.smtp import wire
 from smtproute.smtp.door import Door
 from smtproute.smtp.wire import ClientGone, ContentRefused, Verb, WireError
@@ -48,8 +46,14 @@ _CLOSING = 5.0
 """Seconds for the last octets to leave before the connection is cut."""
 _CUTTING = 0.2
 """The same when the listener has no more time."""
-_LINES = 4096
-"""Lines of a transaction that its transcript keeps."""
+_TURN = 16
+"""Commands that are answered before other sessions have their turn."""
+_BEGINNING = 16_384
+"""Characters that a transcript keeps of how the connection began, and as many of the latest EHLO."""
+_TRANSACTION = 262_144 - 2 * _BEGINNING
+"""Characters that it keeps of the transaction."""
+_LONGEST = 1000
+"""Characters that it keeps of a line."""
 
 _SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect again later")
 _READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
@@ -104,10 +108,10 @@ class Session(SMTP):
         self._faulted = False
 
         self._heard = ""
-        self._opening: list[Line] = []
-        self._hello: list[Line] = []
-        self._said: deque[Line] = deque(maxlen=_LINES)
-        self._record: list[Line] | deque[Line] = self._opening
+        self._opening = Record(_BEGINNING)
+        self._hello = Record(_BEGINNING)
+        self._said = Record(_TRANSACTION)
+        self._record = self._opening
 
     # The connection, as asyncio calls it.
 
@@ -174,6 +178,7 @@ class Session(SMTP):
             self._tls_started()
         self._say(await self._greeting())
         self._record = self._said
+        heard = 0
         while not self._over:
             if self._draining and not self._in_transaction:
                 self._say(_SHUTTING_DOWN)
@@ -184,13 +189,16 @@ class Session(SMTP):
                 self._hear(error.line or b"[a line too long to be kept]")
                 self._say(self._refused(error.reply))
             else:
-                if line is not None:
-                    await self._answer(line)
-                else:
+                if line is None:
                     await self._flush()
                     self._lines.feed(await self._read())
+                    continue
+                await self._answer(line)
             if self._gathered >= _CHUNK:
                 await self._flush()
+            heard += 1
+            if heard % _TURN == 0:
+                await asyncio.sleep(0)  # what was pipelined, or waits to be read, is answered without any waiting
         await self._flush()
 
     async def _greeting(self) -> Reply:
@@ -239,7 +247,8 @@ class Session(SMTP):
         match command:
             case wire.Ehlo() | wire.Helo():
                 self._said.clear()
-                self._record = self._hello = []
+                self._hello.clear()
+                self._record = self._hello
             case wire.Mail() | wire.Starttls() if not self._in_transaction:
                 self._said.clear()
         self._hear(line)
@@ -450,10 +459,11 @@ class Session(SMTP):
         self._reader, self._writer = reader, asyncio.StreamWriter(transport, protocol, reader, self.loop)
         self.transport = transport
         self._negotiating = False
-        self._opening += [*self._hello, *self._said]
-        self._hello = []
-        self._said.clear()
         self._record = self._opening
+        for line in (*self._hello.lines, *self._said.lines):
+            self._record.add(line)
+        self._hello.clear()
+        self._said.clear()
         self._tls_started()
         self._record = self._said
 
@@ -470,8 +480,8 @@ class Session(SMTP):
         self._replies.append(octets)
         self._gathered += len(octets)
         arrow = Arrow.SENT_TLS if self.client.tls else Arrow.SENT
-        for line in octets.decode("utf-8").split("\r\n")[:-1]:
-            self._write_down(arrow, line)
+        for line in octets.split(b"\r\n")[:-1]:
+            self._write_down(arrow, _shown(line))
         if reply.code == 421:
             self._over = True
         if reply.permanent:
@@ -489,7 +499,7 @@ class Session(SMTP):
         self._emit(Event(what, self._clock.now(), facts=facts))
 
     def _hear(self, line: bytes) -> None:
-        self._heard = _legible(sanitize(line)) if line else "[an empty line]"
+        self._heard = _shown(sanitize(line)) if line else "[an empty line]"
         self._write_down(self._received, self._heard)
 
     @property
@@ -497,16 +507,13 @@ class Session(SMTP):
         return Arrow.RECEIVED_TLS if self.client.tls else Arrow.RECEIVED
 
     def _write_down(self, arrow: Arrow, text: str) -> None:
-        self._record.append(Line(arrow, self._clock.now(), text))
+        self._record.add(Line(arrow, self._clock.now(), text))
 
     def transcript(self) -> Sequence[Line]:
         """How the connection began, the latest EHLO, and what was said since the latest MAIL."""
-        return (*self._opening, *self._hello, *self._said)
+        return (*self._opening.lines, *self._hello.lines, *self._said.lines)
 
 
-def _legible(line: bytes) -> str:
-    text = line.decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+def _shown(line: bytes) -> str:
+    text = legible(line.decode("utf-8", "backslashreplace"))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [cut: the line has {len(line)} octets]"

@@ -14,6 +14,7 @@ from enum import StrEnum
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.reply import Reply
 from smtproute.core.settings import BareNewline
+from smtproute.core.transcript import legible
 
 __all__ = [
     "MAX_COMMAND",
@@ -488,8 +489,8 @@ class Content:
 class Replies:
     """A server's replies (RFC 5321 4.2.1): octets in, Reply values out.
 
-    Lenient in what harms nobody: a line may end in a lone LF, octets that are no UTF-8 become backslash escapes,
-    control characters "?". After a WireError the two sides are out of step and the connection is of no use.
+    Lenient in what harms nobody: a line may end in a lone LF; octets that are no UTF-8 become backslash escapes, and
+    so does what is not `legible`. After a WireError the two sides are out of step and the connection is of no use.
     """
 
     def __init__(self) -> None:
@@ -528,7 +529,7 @@ class Replies:
         if len(self._lines) == MAX_REPLY_LINES:
             raise self._malformed("it has too many lines")
         self._code = code
-        self._lines.append(_CONTROL.sub(b"?", found[3] or b"").decode("utf-8", "backslashreplace"))
+        self._lines.append(legible((found[3] or b"").decode("utf-8", "backslashreplace")))
         if found[2] == b"-":
             return None
         lines, self._lines = self._lines, []
@@ -540,7 +541,6 @@ class Replies:
 
 
 _REPLY = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
-_CONTROL = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)", re.ASCII)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtproute.core.address import Address, AddressError, Domain
+from smtproute.core.transcript import legible
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,13 @@ def test_parse(text: str, local: str, key: str) -> None:
         "a@" + ".".join(["label"] * 60),
         '"\r\n"@b.example',
         '"a\nb"@b.example',
+        "a\u009b2J@b.example",
+        '"a\u009b2J"@b.example',
+        "a\u202eb@b.example",
+        '"a\u2066b"@b.example',
+        "a@b\u0085c.example",
+        "a@b\u200ec.example",
+        "a\ud800@b.example",
     ],
 )
 def test_what_is_no_address(text: str) -> None:
@@ -101,3 +109,15 @@ def test_any_text_is_an_address_or_an_address_error(text: str) -> None:
     except AddressError:
         return
     assert not set("\r\n\0") & set(str(address))
+    assert legible(str(address)) == str(address)
+
+
+def test_beyond_ascii_exactly_what_is_legible_is_let_in() -> None:
+    for char in map(chr, range(0x80, 0x110000)):
+        for local in (char, f'"{char}"'):
+            try:
+                Address.parse(f"{local}@b.example")
+            except AddressError:
+                assert legible(char) != char
+            else:
+                assert legible(char) == char

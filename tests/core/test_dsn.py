@@ -82,3 +82,18 @@ def test_no_reply_text_can_break_out_of_its_line(text: str, original: bytes) -> 
     head = dsn[: dsn.index(b"\r\n--=boundary=\r\nContent-Type: message/rfc822")]
     assert head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r")
     assert head.count(b"Final-Recipient:") <= 1 + text.count("Final-Recipient:") * 2
+
+
+def test_a_header_that_is_too_long_is_cut_between_two_lines() -> None:
+    for length in range(MAX_ORIGINAL - 30, MAX_ORIGINAL + 2):
+        header = b"A: " + b"x" * (length - 5) + b"\r\n" + b"B: y\r\n" * 10_000
+        dsn = made(FAILED, original=header + b"\r\nbody\r\n")
+        assert dsn.count(b"\r") == dsn.count(b"\n") == dsn.count(b"\r\n")
+
+
+def test_a_reply_beyond_ascii_fits_into_a_seven_bit_dsn() -> None:
+    dsn = made(
+        Failure(Address.parse("no@x.example"), Reply(550, "5.1.1", "caf\u00e9 \u009b2J \u202e"), detail="\u00e9")
+    )
+    assert dsn.isascii()
+    assert b"550 5.1.1 caf\\xe9 \\x9b2J \\u202e" in dsn

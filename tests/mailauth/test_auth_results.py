@@ -120,6 +120,8 @@ def test_hostile_fields_are_not_quadratic() -> None:
     for filler in (b"(" * 2_000_000, b'"' * 2_000_001, b"\\" * 2_000_001, b"a " * 1_000_000, b"\r\n " * 700_000):
         assert forged(b"Authentication-Results: " + filler + b"\r\n\r\n", US) == ()
     assert forged(b"authentication-results " * 200_000 + b"\r\n\r\n", US) == ()
+    assert forged(b"authentication-results \r\n" * 100_000 + b"\r\n\r\n", US) == ()
+    assert forged(b"X: y\r\n" + b" authentication-results:\r\n" * 100_000 + b"\r\nhi\r\n", US) == ()
 
 
 @given(st.text(alphabet='mx.exampleorg ;()"\\\r\n\t1=\xfc\x00', max_size=60))

@@ -392,6 +392,58 @@ async def test_a_kept_connection_on_which_the_server_spoke_unasked_is_gone() -> 
         assert len(upstream.received) == 1
 
 
+STRAY = b"250 2.0.0 stray\r\n"
+
+
+@pipelined_or_not
+async def test_a_new_connection_on_which_the_server_spoke_unasked_settles_nothing(extensions: Sequence[str]) -> None:
+    """Else each reply is taken for that to the next command, and the good address has the bad one's refusal."""
+    offers = "".join(f"250-{keyword}\r\n" for keyword in extensions).encode()
+    script = (on("EHLO", Raw(b"250-x\r\n" + offers + b"250 x\r\n" + STRAY)), on("RCPT", "550 5.1.1 No", match="bad@"))
+    async with connected(*script) as (connection, upstream):
+        dialogue = await connection.send(mail("bad@there.test", "good@there.test"), CONTENT)
+        await upstream.quiet()
+        assert upstream.sessions[0].commands() == ["EHLO relay.test"]
+    astray = Answer(Stage.MAIL, None, "the server is out of step: it answers what it was not asked")
+    assert dialogue.answers == (astray, astray)
+    assert judge(astray) is Judgement.NEXT_SERVER
+    assert not dialogue.usable
+
+
+@pytest.mark.parametrize("recipients", [("bad@there.test", "good@there.test"), ("good@there.test", "bad@there.test")])
+async def test_a_server_that_goes_astray_in_a_transaction_settles_nothing(recipients: tuple[str, ...]) -> None:
+    replies = {"bad@there.test": b"550 5.1.1 No\r\n", "good@there.test": b"250 2.1.5 Ok\r\n"}
+    said = STRAY + b"250 2.1.0 Ok\r\n" + b"".join(replies[each] for each in recipients) + b"354 Go on\r\n"
+    nothing = Raw(b"")
+    async with connected(on("MAIL", Raw(said)), on("RCPT", nothing), on("DATA", nothing)) as (connection, upstream):
+        dialogue = await connection.send(mail(*recipients), CONTENT)
+        await upstream.quiet()
+        assert upstream.received == []
+    assert {judge(answer) for answer in dialogue.answers} == {Judgement.NEXT_SERVER}
+    assert {(answer.stage, answer.reply) for answer in dialogue.answers} == {(Stage.DATA, None)}
+    assert not dialogue.usable
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO"])
+async def test_a_server_that_goes_astray_before_it_is_greeted(verb: str) -> None:
+    """After the greeting, and after the refusal of EHLO, before HELO."""
+    code = b"220" if verb == "CONNECT" else b"500"
+    error = await unreachable(on(verb, Raw(code + b" x\r\n" + STRAY)))
+    assert error.answer == Answer(Stage.EHLO, None, "the server is out of step: it answers what it was not asked")
+
+
+async def test_a_421_may_come_unasked() -> None:
+    script = on("EHLO", Raw(b"250-x\r\n250 PIPELINING\r\n421 4.3.2 Going down\r\n"))
+    async with connected(script) as (connection, _):
+        dialogue = await connection.send(mail(), CONTENT)
+    assert dialogue.answers == (Answer(Stage.MAIL, Reply(421, "4.3.2", "Going down")),)
+    script = on("DATA", "554 5.5.1 No valid recipients", "421 4.7.0 Too many errors")
+    async with connected(on("RCPT", "550 5.1.1 No"), script) as (connection, _):
+        dialogue = await connection.send(mail(), CONTENT)
+    assert dialogue.answers == (Answer(Stage.RCPT, Reply(550, "5.1.1", "No")),)
+    assert not dialogue.usable
+
+
 # A server that answers before it has heard the end
 
 LARGE = b"Subject: large\r\n\r\n" + (b"x" * 70 + b"\r\n") * 70_000
@@ -666,10 +718,13 @@ async def test_a_connect_that_is_never_answered() -> None:
 
 
 async def test_control_characters_in_a_reply_are_escaped_in_the_transcript() -> None:
-    async with connected(on("MAIL", Raw(b"250 \x1b[2J \xff \xe2\x80\xae ok\r\n"))) as (connection, _):
+    async with connected(on("MAIL", Raw("250 \x1b[2J \u009b2J \u202e \u2028 ok ".encode() + b"\xff\r\n"))) as (
+        connection,
+        _,
+    ):
         dialogue = await connection.send(mail(), CONTENT)
     line = next(line for line in dialogue.transcript if line.arrow is Arrow.RECEIVED and "2J" in line.text)
-    assert line.text == "250 \\x1b[2J \\xff \\u202e ok"
+    assert line.text == r"250 \x1b[2J \x9b2J \u202e \u2028 ok \xff"
 
 
 async def test_what_came_of_an_unfinished_line_is_in_the_transcript() -> None:

@@ -252,3 +252,25 @@ async def test_a_broken_connection_under_tls(ca_file: Path) -> None:
         dialogue = await connection.send(MAIL, CONTENT)
     assert [(answer.stage, answer.reply) for answer in dialogue.answers] == [(Stage.CONTENT, None)]
     assert not dialogue.usable
+
+
+@pytest.mark.parametrize("mode", [EndpointTls.PREFER, EndpointTls.REQUIRE])
+@pytest.mark.parametrize("secured", [False, True], ids=["in plain text", "under TLS"])
+async def test_a_server_out_of_step_is_left_and_not_asked_in_plain_text(
+    mode: EndpointTls, secured: bool, ca_file: Path
+) -> None:
+    stray = Raw(b"250-x\r\n250 STARTTLS\r\n250 2.0.0 stray\r\n")
+    script = [on("EHLO", "250-x\nSTARTTLS", times=1), on("EHLO", stray)] if secured else [on("EHLO", stray)]
+    detail = "the server is out of step: it answers what it was not asked"
+    async with Upstream(script, tls=certified("mx.test")) as upstream:
+        if secured:
+            dialogue = await deliver(upstream, mode, ca_file)
+            assert dialogue.answers == (Answer(Stage.MAIL, None, detail),)
+            assert dialogue.tls
+        else:
+            with pytest.raises(Unreachable) as raised:
+                await connect(upstream, mode, ca_file)
+            assert raised.value.answer == Answer(Stage.STARTTLS, None, detail)
+        await upstream.quiet()
+        assert upstream.connections == 1
+        assert "MAIL" not in str(upstream.sessions[0].commands())

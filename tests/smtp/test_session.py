@@ -489,20 +489,80 @@ async def test_the_transcript_does_not_grow_with_the_connection() -> None:
     assert "EHLO again.example" in last and "EHLO client.example" not in last and last.count(MAIL) == 1
 
 
-async def test_the_transcript_of_a_flood_is_bounded() -> None:
+HEAVY = b"NOOP \xf0\x9f\x98\x80" + b"\x01" * 2000
+
+
+async def flood(peer: Peer, line: bytes, times: int) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(peer.send((line + b"\r\n") * times))
+        for _ in range(times):
+            await peer.reply()
+
+
+@pytest.mark.parametrize("line", [HEAVY, b"NOOP", b"\xff" * 2000], ids=["heavy", "short", "refused"])
+async def test_the_transcript_of_a_flood_is_bounded(line: bytes) -> None:
+    """Before MAIL, after it, and in the next transaction none is left."""
     house = House()
-    async with listening(house) as listener, greeted(listener) as peer:
-        await peer.send(b"NOOP\r\n" * 10_000)
-        for _ in range(10_000):
-            await peer.reply()
-        await peer.say(MAIL)
-        await peer.send(b"NOOP\r\n" * 10_000)
-        for _ in range(10_000):
-            await peer.reply()
+    async with listening(house, limits=Limits(errors=10_000)) as listener, greeted(listener) as peer:
+        await flood(peer, line, 3000)
+        await peer.say(MAIL, RCPT)
+        await flood(peer, line, 3000)
         await peer.say(RCPT, "DATA")
         await peer.send(b".\r\n")
         assert (await peer.reply()).code == 250
-    assert len(house.taken[0].transcript) < 5000
+        await flood(peer, line, 3000)
+        assert (await sent(peer)).code == 250
+    flooded, calm = ([line.text for line in taken.transcript] for taken in house.taken)
+    assert sum(map(len, flooded)) < 262_144 and len(flooded) < 5000
+    assert max(map(len, flooded)) < 1100
+    assert flooded[-1] == "the transcript is cut here: more was said than it keeps"
+    assert flooded.count(flooded[-1]) == 1
+    assert MAIL in flooded and flooded.count(RCPT) == 1
+    assert calm[-1] == "[21 octets]" and len(calm) < 20
+    assert all(len(event.facts["command"]) < 1100 for event in house.said(Happening.REFUSED))
+
+
+async def test_a_long_line_is_cut_and_says_so() -> None:
+    house = House()
+    async with listening(house) as listener, greeted(listener) as peer:
+        await peer.say(MAIL, RCPT, HEAVY, b"NOOP " + b"x" * 995, "DATA")
+        await peer.send(b".\r\n")
+        await peer.reply()
+    heard = [line.text for line in house.taken[0].transcript if line.text.startswith("NOOP")]
+    assert heard == [
+        ("NOOP \U0001f600" + r"\x01" * 1000)[:1000] + " [cut: the line has 2009 octets]",
+        "NOOP " + "x" * 995,
+    ]
+
+
+async def test_a_flood_of_ehlo_leaves_the_last() -> None:
+    house = House()
+    async with listening(house) as listener, greeted(listener) as peer:
+        await flood(peer, b"EHLO " + b"x" * 255, 1000)
+        assert (await sent(peer)).code == 250
+    texts = [line.text for line in house.taken[0].transcript]
+    assert sum(text.startswith("EHLO") for text in texts) == 1 and len(texts) < 30
+
+
+async def test_other_tasks_have_their_turn_while_pipelined_commands_are_answered() -> None:
+    house = House()
+
+    async def tick() -> None:
+        while True:
+            house.calls.append("tick")
+            await asyncio.sleep(0)
+
+    async with listening(house) as listener, greeted(listener) as peer:
+        await peer.say(MAIL)
+        async with asyncio.TaskGroup() as group:
+            ticking = group.create_task(tick())
+            await peer.send(f"{RCPT}\r\n".encode() * 200)
+            for _ in range(200):
+                await peer.reply()
+            ticking.cancel()
+    turns = " ".join(house.calls).replace("rcpt c@d.example", "rcpt").split("tick")
+    assert sum(turn.count("rcpt") for turn in turns) == 200
+    assert max(turn.count("rcpt") for turn in turns) <= 16
 
 
 async def test_secrets_and_control_characters_stay_out_of_it() -> None:
@@ -511,9 +571,11 @@ async def test_secrets_and_control_characters_stay_out_of_it() -> None:
         await peer.say(MAIL)
         await peer.say("AUTH PLAIN AGJvYgBzM2NyM3Q=")
         await peer.say(b"\x1b[2J\xff")
+        await peer.say("\u009b2J\u202e\u2028")
         await peer.say(RCPT, "DATA")
         await peer.send(b".\r\n")
         await peer.reply()
     heard = [line.text for line in house.taken[0].transcript if line.arrow is Arrow.RECEIVED]
     assert "AUTH PLAIN ********" in heard and r"\x1b[2J\xff" in heard
+    assert r"\x9b2J\u202e\u2028" in heard
     assert "AGJvYg" not in str(house.taken[0].transcript) + str(house.events)

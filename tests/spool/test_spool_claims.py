@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from spooling import NOW, deliveries, keys, mail
 
+from smtproute.core.settings import Kind
 from smtproute.spool import Entry, State
 from smtproute.spool.claims import READY, Claims
 
@@ -113,3 +115,40 @@ def test_what_is_settled_is_forgotten() -> None:
         (taken,) = claims.take(9)
         claims.settled((taken.message.id, taken.number), None)
     assert sum(len(kept) for kept in vars(claims).values() if hasattr(kept, "__len__")) == 0
+
+
+def at(name: str, endpoint: str) -> Entry:
+    one = entry(name)
+    return replace(one, delivery=replace(one.delivery, kind=Kind.ENDPOINT, endpoint=endpoint))
+
+
+def test_what_is_left_out_waits_in_the_database() -> None:
+    claims = looked()
+    for one in (at("A", "slow"), at("B", "quick")):
+        claims.accepting([one])
+        claims.accepted([one], NOW)
+    claims.leave_out(frozenset({"endpoint slow"}))
+    assert keys(claims.take(9)) == [("B", 0)]
+    claims.accepting([at("C", "slow")])
+    claims.accepted([at("C", "slow")], NOW)
+    assert (claims.take(9), claims.next_due) == ([], math.inf)
+    claims.leave_out(frozenset())
+    assert claims.next_due == -math.inf
+    assert claims.look() == {("B", 0)}
+    claims.found([at("A", "slow"), at("C", "slow")], [], math.inf)
+    assert keys(claims.take(9)) == [("A", 0), ("C", 0)]
+
+
+def test_a_claim_is_doubtful_after_a_change_until_it_was_looked_over() -> None:
+    claims = looked()
+    for name in "AB":
+        claims.accepting([entry(name)])
+        claims.accepted([entry(name)], NOW)
+    both = claims.take(9)
+    assert not claims.doubtful(both)
+    claims.doubt()
+    assert claims.doubtful(both)
+    claims.looked_over(both[:1], both[1:], claims.doubts)
+    assert not claims.doubtful(both[:1])
+    assert (claims.claimed(("A", 0)), claims.claimed(("B", 0))) == (True, False)
+    assert claims.look() == {("A", 0)}

@@ -32,7 +32,8 @@ from spooling import (
 
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import Trace
-from smtproute.spool import Change, SpoolFailed, SpoolFull, State, schema
+from smtproute.spool import Change, SpoolFailed, SpoolFull, SqliteSpool, State, schema
+from smtproute.world import World
 
 MB = 1 << 20
 
@@ -393,3 +394,20 @@ async def test_what_is_no_database_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(SpoolFailed, match="not a database"):
         async with beside(tmp_path):
             pass
+
+
+async def test_a_reserve_is_kept_for_what_is_in_the_queue(tmp_path: Path) -> None:
+    """Nothing more is accepted on a disk that is nearly full; what was accepted is settled."""
+    folder = str(tmp_path / "spool")
+    spool = await SqliteSpool.open(folder, World(), lambda event: None, max_size=10**9)
+    await spool.accept(mail("A"))
+    await spool.close()
+    spool = await SqliteSpool.open(folder, World(), lambda event: None, max_size=10**9, reserve=1 << 62)
+    try:
+        with pytest.raises(SpoolFull, match="are free on the disk"):
+            await spool.accept(mail("B"))
+        ((entry,), _) = await spool.claim(NOW + 1, 9)
+        await spool.settle([delivered(entry)], [])
+        assert [each.state for each in await spool.entries("A")] == [State.DELIVERED]
+    finally:
+        await spool.close()

@@ -1,0 +1,224 @@
+"""What hostile clients, servers, tables and disks must not achieve."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import pytest
+
+from smtproute.core.event import Event, Happening
+from smtproute.core.settings import LogFormat
+from smtproute.testing.upstream import Rule, Upstream, Verb, Wait, on
+from smtproute.trace.log import log_to
+from tests.e2e.conftest import LETTER, Lab
+from tests.e2e.test_lifecycle import Client
+
+
+async def test_a_quoted_local_part_does_not_become_two_addresses(lab: Lab) -> None:
+    """A pcre result pastes the local part in: its quotes must come along, or anybody could relay anywhere."""
+    far = await lab.upstream("far.example")
+    lab.write("re.cf", "/^(.*)@local\\.example$/ $1@internal.example\n")
+    relay = await lab.started(
+        f"""
+        domains = ["local.example"]
+        default = {{ endpoint = "out" }}
+        [aliases]
+        tables = ["pcre:re.cf"]
+        [listener.mx]
+        bind = "127.0.0.1:0"
+        role = "inbound"
+        [endpoint.out]
+        servers = ["far.example:{far.port}"]
+        """
+    )
+    evil = ['"x@evil.example y"', '"x@evil.example,y"', '"<x@evil.example>"', '"x@evil.example>,<y"']
+    for number, local in enumerate(evil):
+        await lab.delivered(relay, f"{local}@local.example")
+        assert far.received[number].recipients == (f"{local}@internal.example",)
+
+
+TWO = """
+    default = {{ mode = "capture" }}
+    [listener.app]
+    bind = "127.0.0.1:0"
+    [endpoint.hung]
+    servers = ["hung.example:{hung}"]
+    max_connections = 2
+    [endpoint.good]
+    servers = ["good.example:{good}"]
+    [[route]]
+    match = "*@hung.example"
+    endpoint = "hung"
+    [[route]]
+    match = "*@good.example"
+    endpoint = "good"
+"""
+
+
+async def flood(client: Client, recipient: str, messages: int) -> None:
+    """Many small messages on one connection, pipelined."""
+    await client.say("EHLO x")
+    for _ in range(messages):
+        client.writer.write(f"MAIL FROM:<a@b.example>\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode())
+        for _ in range(3):
+            await client.reply()
+        client.writer.write(LETTER + b".\r\n")
+        assert (await client.reply()).startswith("250 ")
+
+
+async def test_a_server_that_hangs_holds_back_its_own_mail_only(lab: Lab) -> None:
+    gate = asyncio.Event()
+    hung = await lab.upstream("hung.example", [on("CONNECT", Wait(gate))])
+    good = await lab.upstream("good.example")
+    relay = await lab.started(TWO.format(hung=hung.port, good=good.port))
+    async with asyncio.TaskGroup() as clients:
+        for number in range(10):
+            client = await Client.connect(relay.addresses["app"])
+            clients.create_task(flood(client, f"{number}@hung.example", 130))
+    for number in range(5):
+        await lab.delivered(relay, f"{number}@good.example")
+    await lab.delivered(relay, "kept@elsewhere.example")
+    assert len(good.received) == 5
+    gate.set()
+    await hung.wait(1300)
+
+
+async def test_mail_that_waits_for_a_slow_server_heeds_the_operator(lab: Lab) -> None:
+    from smtproute.spool.queue import Change, State
+    from smtproute.spool.sqlite import SqliteSpool
+
+    gate = asyncio.Event()
+    hung = await lab.upstream("hung.example", [on("CONNECT", Wait(gate))])
+    relay = await lab.started(TWO.format(hung=hung.port, good=1))
+    messages = [await lab.accepted(relay, f"{number}@hung.example") for number in range(20)]
+    await lab.journal.until(lambda: hung.connections == 2)
+    beside = await SqliteSpool.beside(str(lab.folder / "state" / "spool"), lab.world)
+    await beside.change(Change.REMOVE, messages[10:], lab.world.clock.now())
+    await beside.change(Change.HOLD, [messages[9]], lab.world.clock.now())
+    await relay.spool.change(Change.HOLD, [messages[8]], lab.world.clock.now())  # noticed at once, as theirs soon are
+    gate.set()
+    await hung.wait(8)
+    await lab.journal.seen(Happening.DELIVERED, times=8)
+    states = [(await beside.entries(message))[0].state for message in messages]
+    assert states == [State.DELIVERED] * 8 + [State.HELD] * 2 + [State.REMOVED] * 10
+    await beside.change(Change.RELEASE, [messages[9]], lab.world.clock.now())
+    await hung.wait(9)
+    await beside.close()
+
+
+async def test_one_recipient_named_a_thousand_times_is_one(lab: Lab) -> None:
+    lab.write("aliases", "wide@here.example " + " ".join(f"u{n}@far.example" for n in range(900)) + "\n")
+    relay = await lab.started('[aliases]\ntables = ["aliases"]\n[listener.app]\nbind = "127.0.0.1:0"')
+    client = await Client.connect(relay.addresses["app"])
+    await client.say("EHLO x")
+    await client.say("MAIL FROM:<a@b.example>")
+    client.writer.write(b"RCPT TO:<wide@here.example>\r\n" * 900)
+    for _ in range(900):
+        assert (await client.reply()).startswith("250 ")
+    assert (await client.say("DATA")).startswith("354 ")
+    client.writer.write(LETTER + b".\r\n")
+    message = (await client.reply()).rsplit(" ", 1)[-1]
+    planned = [each for each in await lab.trace(relay, message) if each.what is Happening.PLANNED]
+    assert len(planned) == 1
+    assert len(await relay.spool.entries(message)) == 900
+
+
+async def test_recipients_that_stand_for_too_many_want_another_transaction(lab: Lab) -> None:
+    lines = [f"w{each}@here.example " + " ".join(f"{each}.{n}@far.example" for n in range(1000)) for each in range(6)]
+    lab.write("aliases", "\n".join(lines) + "\n")
+    relay = await lab.started('[aliases]\ntables = ["aliases"]\n[listener.app]\nbind = "127.0.0.1:0"')
+    client = await Client.connect(relay.addresses["app"])
+    await client.say("EHLO x")
+    await client.say("MAIL FROM:<a@b.example>")
+    replies = [await client.say(f"RCPT TO:<w{each}@here.example>") for each in range(6)]
+    assert [reply[:9] for reply in replies] == ["250 2.1.5"] * 5 + ["452 4.5.3"]
+
+
+class _Broken:
+    """A stream that cannot be written."""
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("form", list(LogFormat))
+def test_a_log_that_cannot_be_written_costs_its_lines_and_nothing_else(form: LogFormat) -> None:
+    emit = log_to(_Broken(), form)  # type: ignore[arg-type]
+    emit(Event(Happening.DRAINING, 0.0))
+
+
+async def test_a_from_that_nests_forever_names_nobody(lab: Lab) -> None:
+    far = await lab.upstream("mx.far.example")
+    lab.write("aliases", "name@example.org me@far.example\n")
+    relay = await lab.started(
+        f"""
+        [aliases]
+        tables = ["aliases"]
+        [listener.mx]
+        bind = "127.0.0.1:0"
+        role = "inbound"
+        [endpoint.far]
+        servers = ["mx.far.example:{far.port}"]
+        [[route]]
+        match = "*@far.example"
+        endpoint = "far"
+        [arc]
+        sign = "sender"
+        [arc.keys."example.org"]
+        selector = "mail"
+        file = "{lab.key()}"
+        """
+    )
+    await lab.delivered(relay, "name@example.org", content=b"From: " + b"(" * 3000 + b"\r\n\r\nbody\r\n")
+    assert b"d=example.org" in far.received[0].content
+    await lab.delivered(relay, "name@example.org", content=b"From: <x@example.org>\r\n\r\nbody\r\n")
+    assert not lab.journal.of(Happening.FAULT)
+
+
+async def test_a_limit_on_recipients_costs_another_transaction_and_no_pause(lab: Lab) -> None:
+    class Limited(Upstream):
+        """It takes a hundred recipients in one transaction."""
+
+        def rule(self, verb: Verb, argument: str, octets: int = 0) -> Rule | None:
+            if verb is Verb.MAIL:
+                self.count = 0
+            if verb is Verb.RCPT:
+                self.count += 1
+                if self.count > 100:
+                    return on("RCPT", "452 4.5.3 too many recipients")
+            return None
+
+    far = await lab.stack.enter_async_context(Limited())
+    lab.zone.set("far.example", "A", [far.host])
+    relay = await lab.started(
+        f"""
+        default = {{ endpoint = "far" }}
+        [listener.app]
+        bind = "127.0.0.1:0"
+        [endpoint.far]
+        servers = ["far.example:{far.port}"]
+        """
+    )
+    message = await lab.accepted(relay, *(f"{n}@far.example" for n in range(250)))
+    await lab.journal.finished(message, 250)
+    assert [len(each.recipients) for each in far.received] == [100, 100, 50]
+    assert not lab.journal.of(Happening.DEFERRED)
+
+
+async def test_an_address_literal_in_helo_stays_one(lab: Lab) -> None:
+    relay = await lab.started('[listener.app]\nbind = "127.0.0.1:0"')
+    client = await Client.connect(relay.addresses["app"])
+    await client.say("EHLO [IPv6:2001:db8::1]")
+    for line in ("MAIL FROM:<a@b.example>", "RCPT TO:<x@far.example>", "DATA"):
+        await client.say(line)
+    client.writer.write(LETTER + b".\r\n")
+    message = (await client.reply()).rsplit(" ", 1)[-1]
+    header = (await relay.spool.entries(message))[0].message.trace_header
+    assert header.startswith(b"Received: from [IPv6:2001:db8::1] ([127.0.0.1])\r\n")
