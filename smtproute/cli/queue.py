@@ -102,7 +102,7 @@ async def _change(config: str | None, name: str, messages: list[str] | None) -> 
         changed = await spool.change(Change(name), messages, SystemClock().now())
         known = [each for each in messages or () if await spool.entries(each)]
     for each in changed:
-        later = ", after the attempt now running" if each.in_flight else ""
+        later = ", after the attempt if one is running" if each.in_flight else ""
         print(f"{each.message}.{each.number}  {each.before} -> {each.after}{later}")
     unknown = [each for each in messages or () if each not in {one.message for one in changed}]
     for message in unknown:
