@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,14 +18,12 @@ from pathlib import Path
 
 from smtproute.config.document import Mistake
 from smtproute.core.address import Address
-from smtproute.core.aliases import Table
 from smtproute.core.choice import LookupFailed
 from smtproute.core.envelope import Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Reply
-from smtproute.core.settings import Listener as ListenerSettings
 from smtproute.core.settings import Settings
-from smtproute.core.snapshot import Snapshot
+from smtproute.core.snapshot import Snapshot, carried
 from smtproute.core.verdict import Verdict
 from smtproute.delivery.attempt import Attempts
 from smtproute.delivery.dispatcher import Dispatcher
@@ -82,7 +81,7 @@ def load(read: Callable[[], Snapshot]) -> Loaded:
 def endpoints(settings: Settings, world: World) -> Endpoints:
     """Endpoints that are looked up and not connected to, for `explain`."""
     resolver = Resolver(settings.resolver, world)
-    return Endpoints(lambda: resolver, world)
+    return Endpoints(lambda: resolver, settings.hostname, world)
 
 
 class Relay:
@@ -106,7 +105,7 @@ class Relay:
         self._emit = emit
         self._cpu = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="cpu")
         self._resolver = Resolver(settings.resolver, world)
-        self.endpoints = Endpoints(lambda: self._resolver, world)
+        self.endpoints = Endpoints(lambda: self._resolver, settings.hostname, world)
         self._pool = Pool(str(settings.hostname), world)
         self._maildir = Maildir(lambda: self.snapshot().settings.accounts.maildir)
         self._dispatcher = Dispatcher(
@@ -196,14 +195,11 @@ class Relay:
     async def reload(self) -> None:
         """Reads the configuration again. A broken one is refused, and the old one stays in force."""
         try:
-            loaded = await asyncio.get_running_loop().run_in_executor(self._cpu, load, self._read)
-            loaded = self._keeping(loaded)
-            settings = loaded.snapshot.settings
-            contexts = {name: server_context(settings.listeners[name]) for name in self._listeners}
-            self._pool.prepare(settings.endpoints.values())
+            loaded, contexts = await asyncio.get_running_loop().run_in_executor(self._cpu, self._prepared)
         except (Refused, ListenerFailed, CaFileFault) as refused:
             self._emit(Event(Happening.RELOAD_REFUSED, self._world.clock.now(), facts={"why": str(refused)}))
             return
+        settings = loaded.snapshot.settings
         for name, listener in self._listeners.items():
             listener.update(settings.listeners[name], settings.limits, contexts[name])
         self._loaded = loaded
@@ -212,48 +208,14 @@ class Relay:
         self._emit(Event(Happening.RELOADED, self._world.clock.now()))
         self._dispatcher.nudge()
 
-    def _keeping(self, loaded: Loaded) -> Loaded:
-        """`loaded` with the old values of what cannot be reloaded, each named in a warning."""
-        old, new = self.snapshot().settings, loaded.snapshot.settings
-        warnings = []
-        if new.state != old.state:
-            warnings.append(f"state = {new.state}: cannot be reloaded, restart to move the spool")
-        if new.hostname != old.hostname:
-            warnings.append(f"hostname = {new.hostname}: cannot be reloaded, restart to change the name")
-        listeners: dict[str, ListenerSettings] = {}
-        for name, was in old.listeners.items():
-            now = new.listeners.get(name)
-            if now is None or (now.host, now.port) != (was.host, was.port):
-                warnings.append(f"listener.{name}.bind: cannot be reloaded, restart to change what is listened on")
-            listeners[name] = replace(now or was, host=was.host, port=was.port)
-        warnings += [
-            f"listener.{name}: cannot be added by a reload, restart to listen there"
-            for name in new.listeners
-            if name not in old.listeners
-        ]
-        routing = loaded.snapshot.routing
-        before = {table.file: table for table in self.snapshot().routing.aliases.tables}
-        tables: list[Table] = []
-        kept: list[str] = []
-        for table in routing.aliases.tables:
-            good = before.get(table.file)
-            if table.fault and good is not None and not good.fault:
-                warnings.append(f"{table.file}: {table.fault}: the table as it was stays in force until this is mended")
-                kept.append(table.file)
-                tables.append(good)
-            else:
-                tables.append(table)
-        snapshot = replace(
-            loaded.snapshot,
-            settings=replace(new, state=old.state, hostname=old.hostname, listeners=listeners),
-            routing=replace(
-                routing,
-                hostname=old.hostname,
-                aliases=replace(routing.aliases, tables=tuple(tables), origin=old.hostname),
-            ),
-            warnings=(*(each for each in loaded.snapshot.warnings if each.split(":")[0] not in kept), *warnings),
-        )
-        return replace(loaded, snapshot=snapshot)
+    def _prepared(self) -> tuple[Loaded, dict[str, ssl.SSLContext | None]]:
+        """The configuration read anew, with everything made that may still refuse it. Runs in the CPU pool."""
+        loaded = load(self._read)
+        loaded = replace(loaded, snapshot=carried(self.snapshot(), loaded.snapshot))
+        settings = loaded.snapshot.settings
+        contexts = {name: server_context(settings.listeners[name]) for name in self._listeners}
+        self._pool.prepare(settings.endpoints.values())
+        return loaded, contexts
 
     async def _listen(self, listening: contextlib.AsyncExitStack) -> None:
         settings = self.snapshot().settings
@@ -276,15 +238,19 @@ class Relay:
     async def _drain(self, delivering: asyncio.Task[None]) -> None:
         """Lets deliveries under way finish, as long as sessions had; the others are taken up at the next start."""
         self._dispatcher.drain()
-        await asyncio.wait([delivering], timeout=max(0.0, self._leave_by - asyncio.get_running_loop().time()))
+        loop = asyncio.get_running_loop()
+        await asyncio.wait([delivering], timeout=max(0.0, self._leave_by - loop.time()))
         delivering.cancel()
         await self._pool.close()
-        self._maildir.close()
+        writing = loop.run_in_executor(self._cpu, self._maildir.close)
+        await asyncio.wait([writing], timeout=max(1.0, self._leave_by - loop.time()))
         self._cpu.shutdown(wait=False, cancel_futures=True)
 
     async def _sweep(self) -> None:
-        """Retention, once a minute."""
+        """Once a minute: retention, and the hosts file if it was edited."""
+        loop = asyncio.get_running_loop()
         while True:
+            await loop.run_in_executor(self._cpu, self._resolver.refresh)
             await self.spool.sweep(self._world.clock.now(), self.snapshot().settings.trace)
             await self._world.clock.sleep(SWEEP)
 

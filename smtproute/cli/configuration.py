@@ -29,9 +29,10 @@ def reader(config: str | None) -> Callable[[], Snapshot]:
     from smtproute.config.load import find, load
 
     environ = dict(os.environ)
+    file = find(config, environ, Path.cwd())  # once: a file that is gone at a reload is a mistake, not no file
 
     def read() -> Snapshot:
-        return load(find(config, environ, Path.cwd()), environ, fqdn=socket.getfqdn)
+        return load(file, environ, fqdn=socket.getfqdn)
 
     return read
 

@@ -37,5 +37,7 @@ async def opened(config: str | None) -> AsyncIterator[OperatorSpool]:
         refuse(str(failed))
     try:
         yield spool
+    except SpoolFailed as failed:
+        refuse(str(failed))
     finally:
         await spool.close()

@@ -18,11 +18,11 @@ from smtproute.config.docker_mailserver import read as read_folder
 from smtproute.config.document import Document, Location, read
 from smtproute.config.schema import IpLiteral, ListenerTable, Root, Sign, TargetTable, close, known_keys
 from smtproute.config.tables import key_domains, pcre_table, text_table
-from smtproute.core.address import AddressError, Domain
+from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
 from smtproute.core.decide import Mailbox, Routing
 from smtproute.core.permit import LOOPBACK
-from smtproute.core.routes import Route, Target
+from smtproute.core.routes import Match, Route, RouteError, Target
 from smtproute.core.settings import (
     Accounts,
     Arc,
@@ -262,10 +262,21 @@ def _target(document: Document, at: Location, table: TargetTable, root: Root, *,
     return Target(Mode.ENDPOINT, name, seal)
 
 
+_NOBODYS = ("a8f3@probe-7c1e.invalid", "x@y.test", "someone.else+tag@mail.probe-7c1e.example")
+"""Addresses that no route has a reason to name."""
+
+
+def _holds(match: Match, address: Address) -> bool:
+    try:
+        return match.holds(address)
+    except RouteError:
+        return False
+
+
 def _no_open_relay(document: Document, root: Root, listeners: Mapping[str, Listener]) -> None:
     inbound = next((name for name, listener in listeners.items() if listener.role is Role.INBOUND), None)
     for number, route in enumerate(root.route):
-        if inbound is not None and route.match.everything:
+        if inbound is not None and any(_holds(route.match, Address.parse(each)) for each in _NOBODYS):
             text = (
                 f"anyone could send anywhere through the inbound listener {inbound}, an open relay. "
                 'Name the domains, as in "*@example.org", or say it in default, which is for permitted senders only.'
@@ -307,12 +318,12 @@ def _parts(document: Document, root: Root) -> Lists:
     warnings: tuple[str, ...] = ()
     if root.accounts.file is not None:
         octets = document.content(("accounts", "file"), root.accounts.file)
-        mailboxes, warnings = accounts(Path(root.accounts.file).name, octets)
+        mailboxes, warnings = accounts(root.accounts.file, octets)
     local = dict(domains(mailboxes))
     tables: list[Table] = []
     for number, (kind, written) in enumerate(root.aliases.tables):
         octets = document.content(("aliases", "tables", number), written)
-        shown = Path(written).name
+        shown = written
         if kind == "pcre":
             patterns, more = pcre_table(shown, octets)
             tables.append(patterns)

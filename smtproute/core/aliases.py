@@ -25,7 +25,6 @@ __all__ = [
     "Condition",
     "Entry",
     "Expansion",
-    "Final",
     "PatternError",
     "PcreRule",
     "PcreTable",
@@ -126,16 +125,8 @@ class Aliases:
 
 
 @dataclass(frozen=True, slots=True)
-class Final:
-    """An address that expands no further, and the way that led to it from the recipient."""
-
-    address: Address
-    path: tuple[Address, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Expansion:
-    finals: tuple[Final, ...]
+    finals: tuple[Address, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
     fault: Refusal | None = None
@@ -260,19 +251,19 @@ def expand(aliases: Aliases, recipient: Address) -> Expansion:
     """
     steps: list[Step] = []
     notes: list[str] = []
-    finals: dict[str, Final] = {}
+    finals: dict[str, Address] = {}
     onwards: dict[str, tuple[Address, ...]] = {}
-    waiting: deque[tuple[Address, tuple[Address, ...]]] = deque([(recipient, ())])
+    waiting = deque([(recipient, 0)])
 
     def failed(code: str, text: str, detail: str) -> Expansion:
         return Expansion((), tuple(steps), tuple(notes), Refusal(Reply(451, code, text), "aliases", detail))
 
     while waiting:
-        address, path = waiting.popleft()
+        address, depth = waiting.popleft()
         key = address.key
         if key in onwards:
             continue
-        if len(path) >= MAX_DEPTH or len(address.local) > MAX_LOCAL:
+        if depth >= MAX_DEPTH or len(address.local) > MAX_LOCAL:
             return failed("4.6.0", "Alias expansion error", f"more than {MAX_DEPTH} nested aliases at {address}")
         if len(onwards) >= MAX_NODES:
             return failed("4.6.0", "Alias expansion error", f"more than {MAX_NODES} aliases from {recipient}")
@@ -282,14 +273,14 @@ def expand(aliases: Aliases, recipient: Address) -> Expansion:
             return failed("4.3.0", "Temporary lookup failure: try again later", str(fault))
         if hit is None:
             onwards[key] = ()
-            finals[key] = Final(address, path)
+            finals[key] = address
         else:
             onward = _resolve(hit, address, aliases, notes)
             if any(each.key == key for each in onward):
                 steps.append(Step(hit.rule, str(address), Tried.MATCHED, "names itself: it stays, and expands no more"))
-                finals[key] = Final(address, path)
+                finals[key] = address
             onwards[key] = onward
-            waiting.extend((each, (*path, address)) for each in onward if each.key != key)
+            waiting.extend((each, depth + 1) for each in onward if each.key != key)
         if len(finals) > MAX_WIDTH:
             return failed("4.6.0", "Alias expansion error", f"more than {MAX_WIDTH} addresses from {recipient}")
     loop = _loop({key: onward for key, onward in onwards.items() if key not in finals})

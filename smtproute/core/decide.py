@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from smtproute.core.address import Address, Domain
-from smtproute.core.aliases import Aliases, Final, expand
+from smtproute.core.aliases import Aliases, expand
 from smtproute.core.envelope import Envelope
 from smtproute.core.permit import STRANGER
 from smtproute.core.plan import Delivery, Plan, Step, Tried
@@ -68,7 +68,9 @@ def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
     if recipient is None:
         postmaster = Address("postmaster", routing.hostname)
         plan = _route(routing, postmaster, steps)
-        return plan if plan.refusal is None else _capture(postmaster, plan)
+        # The default is for addresses elsewhere: whoever it leads to would send our own postmaster's mail back.
+        astray = any(each.rule == "default" and each.address == postmaster for each in plan.deliveries)
+        return _capture(postmaster, plan) if astray or plan.refusal is not None else plan
     try:
         permitted = _permit(routing, envelope, recipient, steps)
     except RouteError as error:
@@ -104,7 +106,7 @@ def _route(routing: Routing, recipient: Address, steps: list[Step]) -> Plan:
     if expansion.fault is not None:
         return _refused(recipient, steps, expansion.fault, expansion.notes)
     try:
-        deliveries = [_final(routing, final, recipient, steps) for final in expansion.finals]
+        deliveries = [_final(routing, address, recipient, steps) for address in expansion.finals]
     except RouteError as error:
         return _refused(recipient, steps, Refusal(_LATER, "routing", str(error)), expansion.notes)
     dead = [delivery.refusal for delivery in deliveries if delivery.refusal is not None]
@@ -123,9 +125,8 @@ def _route(routing: Routing, recipient: Address, steps: list[Step]) -> Plan:
     return Plan(recipient, reply, tuple(steps), tuple(deliveries), None, tuple(notes))
 
 
-def _final(routing: Routing, final: Final, recipient: Address, steps: list[Step]) -> Delivery:
+def _final(routing: Routing, address: Address, recipient: Address, steps: list[Step]) -> Delivery:
     """What happens to one final address: mailbox, then route, then refusal in a local domain, then the default."""
-    address = final.address
     bare = address.without_detail(routing.aliases.delimiter)
     for each in (address,) if bare is None else (address, bare):
         mailbox = routing.mailboxes.get(each.key)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smtproute.core.address import Address, Domain
 from smtproute.core.message import header_end
 from smtproute.core.reply import Reply
+from smtproute.core.transcript import legible
 
 __all__ = ["MAX_ORIGINAL", "Failure", "compose"]
 
@@ -16,10 +16,16 @@ MAX_ORIGINAL = 50_000
 """Octets of an original that is returned whole; of a larger one only the header section is (Postfix
 bounce_size_limit)."""
 
+MAX_WORDS = 400
+"""Characters of a server's reply that are quoted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One recipient that failed, as the sender wrote it. `private` texts are never shown: an alias's target."""
+    """One recipient that failed, as the sender wrote it.
+
+    Where that is an alias, reply and server are not those of its target: it is nobody's business.
+    """
 
     recipient: Address
     reply: Reply
@@ -29,7 +35,6 @@ class Failure:
     """What was tried and how it ended, where the sender may know."""
     gave_up: bool = False
     """The reply is temporary, and the lifetime is over."""
-    private: tuple[str, ...] = ()
 
 
 def _beginning(header: bytes) -> bytes:
@@ -37,16 +42,10 @@ def _beginning(header: bytes) -> bytes:
     return header if len(header) <= MAX_ORIGINAL else header[: header.rfind(b"\r\n", 0, MAX_ORIGINAL) + 2]
 
 
-def _words(reply: Reply, failure: Failure) -> str:
-    text = str(reply)
-    for private in failure.private:
-        text = re.sub(re.escape(private), str(failure.recipient), text, flags=re.IGNORECASE)
-    return _printable(text)
-
-
-def _printable(text: str) -> str:
-    """One line of bounded length, with nothing in it that could end it."""
-    return re.sub(r"[\x00-\x1f\x7f]", " ", text)[:900]
+def _line(text: str, utf8: bool) -> str:
+    """One line of bounded length, with nothing in it that could end it or steer a terminal."""
+    line = legible(text)[:MAX_WORDS]
+    return line if utf8 else line.encode("ascii", "backslashreplace").decode()
 
 
 def compose(
@@ -72,11 +71,11 @@ def compose(
     ]
     status = [f"Reporting-MTA: dns; {reporting}", f"X-Smtproute-Queue-ID: {queue_id}", f"Arrival-Date: {arrival}", ""]
     for failure in failures:
-        words = _words(failure.reply, failure)
+        words = _line(str(failure.reply), utf8)
         said = f"{failure.server} said" if failure.server else "this relay said"
         over = " (it was tried until its time was over)" if failure.gave_up else ""
         human += [f"<{failure.recipient}>: {said}: {words}{over}"]
-        human += [f"    {_printable(failure.detail)}", ""] if failure.detail else [""]
+        human += [f"    {_line(failure.detail, utf8)}", ""] if failure.detail else [""]
         address_type = "rfc822" if failure.recipient.ascii else "utf-8"
         status += [
             f"Final-Recipient: {address_type}; {failure.recipient}",

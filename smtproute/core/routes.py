@@ -25,8 +25,6 @@ class Match:
 
     text: str
     holds: Callable[[Address], bool]
-    everything: bool = False
-    """It is `*`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Route:
 def parse_match(text: str) -> Match:
     """`user@domain`, `*@domain`, `*@*.domain`, `*`, `regex:...` (the whole address). Raises RouteError."""
     if text == "*":
-        return Match(text, lambda address: True, everything=True)
+        return Match(text, lambda address: True)
     if text.startswith("regex:"):
         written = text.removeprefix("regex:")
         try:

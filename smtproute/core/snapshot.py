@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from smtproute.core.aliases import Table
 from smtproute.core.decide import Routing
-from smtproute.core.settings import Settings
+from smtproute.core.settings import Listener, Settings
 
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "carried"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +18,61 @@ class Snapshot:
     routing: Routing
     warnings: tuple[str, ...] = ()
     """Faults inside tables and DMS files that do not stop `serve`: each with file and line."""
+
+
+def carried(old: Snapshot, new: Snapshot) -> Snapshot:
+    """What is in force after a reload: `new`, but for what cannot change while the relay runs, each with a warning.
+
+    That is the state folder, the name, what is listened on, the size of the queue and the form of the log; and a
+    table that has become unusable, of which the good one stays.
+    """
+    was, will = old.settings, new.settings
+    warnings = [
+        f"{key} = {value}: cannot be reloaded, restart to change it"
+        for key, value, before in (
+            ("state", will.state, was.state),
+            ("hostname", will.hostname, was.hostname),
+            ("queue.max_size", will.queue.max_size, was.queue.max_size),
+            ("log.format", will.log.format, was.log.format),
+        )
+        if value != before
+    ]
+    listeners, more = _listeners(was.listeners, will.listeners)
+    tables, kept = _tables(old.routing.aliases.tables, new.routing.aliases.tables)
+    said = [warning for warning in new.warnings if not any(warning.startswith(f"{table.file}:") for table in kept)]
+    unusable = [
+        f"{table.file}: {table.fault}: the table as it was stays in force until this is mended" for table in kept
+    ]
+    settings = replace(
+        will,
+        state=was.state,
+        hostname=was.hostname,
+        listeners=listeners,
+        queue=replace(will.queue, max_size=was.queue.max_size),
+        log=was.log,
+    )
+    aliases = replace(new.routing.aliases, tables=tables, origin=was.hostname)
+    routing = replace(new.routing, hostname=was.hostname, aliases=aliases)
+    return Snapshot(settings, routing, (*said, *warnings, *more, *unusable))
+
+
+def _listeners(was: Mapping[str, Listener], will: Mapping[str, Listener]) -> tuple[dict[str, Listener], list[str]]:
+    """The listeners that are there, with their new settings; where they listen stays."""
+    warnings = []
+    listeners = {}
+    for name, before in was.items():
+        after = will.get(name)
+        if after is None or (after.host, after.port) != (before.host, before.port):
+            warnings.append(f"listener.{name}.bind: cannot be reloaded, restart to change what is listened on")
+        listeners[name] = replace(after or before, host=before.host, port=before.port)
+    warnings += [
+        f"listener.{name}: cannot be added by a reload, restart to listen there" for name in will if name not in was
+    ]
+    return listeners, warnings
+
+
+def _tables(was: tuple[Table, ...], will: tuple[Table, ...]) -> tuple[tuple[Table, ...], list[Table]]:
+    """The tables in force, and those of the new ones that are not, because they were good before."""
+    good = {table.file: table for table in was if not table.fault}
+    refused = [table for table in will if table.fault and table.file in good]
+    return tuple(good[table.file] if table in refused else table for table in will), refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -56,10 +56,18 @@ class Report:
     bounces: list[Accepted] = field(default_factory=list)
     captured: bool = False
 
+    def clear(self) -> None:
+        """Forgets what was settled."""
+        self.outcomes, self.events, self.told, self.bounces = [], [], [], []
+
     def all_events(self, now: float) -> list[Event]:
         """What happened, what became of each delivery, who was told."""
         ended = [_ended(entry, outcome, now) for entry, outcome in self.outcomes]
         return [*self.events, *ended, *self.told]
+
+
+Settle = Callable[[Job, Report], Awaitable[None]]
+"""Commits what a report holds."""
 
 
 class Attempts:
@@ -84,24 +92,29 @@ class Attempts:
         self._maildir = maildir
         self._world = world
 
-    async def attempt(self, job: Job) -> Report:
-        """One attempt at a job, with the DSN for what failed. What breaks it is a temporary failure of the rest."""
+    async def attempt(self, job: Job, settle: Settle) -> None:
+        """One attempt at a job, with the DSN for what failed; every outcome goes to `settle`, some before others.
+
+        What breaks it is a temporary failure of the rest.
+        """
         report = Report()
         try:
-            await self._deliver(job, report)
+            await self._deliver(job, report, settle)
             await self._tell(job, report)
-        except Exception as fault:  # noqa: BLE001 - an attempt is one of the three places
+        except Exception as fault:  # noqa: BLE001 - around an attempt
             detail = "".join(traceback.format_exception(fault))
             facts = {"where": "attempt", "detail": detail}
             report.events.append(Event(Happening.FAULT, self._world.clock.now(), job.message.id, facts=facts))
+            # A failure of which no sender is told is no outcome yet.
+            report.outcomes = [each for each in report.outcomes if each[1].result is not Result.FAILED]
             settled = {entry.number for entry, _ in report.outcomes}
             refusal = Refusal(_BROKEN, "smtproute", f"{type(fault).__name__}: {fault}")
             report.outcomes += [
                 (entry, self._deferred(entry, refusal)) for entry in job.entries if entry.number not in settled
             ]
-        return report
+        await settle(job, report)
 
-    async def _deliver(self, job: Job, report: Report) -> None:
+    async def _deliver(self, job: Job, report: Report, settle: Settle) -> None:
         kind = job.entries[0].delivery.kind
         match kind:
             case Kind.MAILBOX:
@@ -112,7 +125,7 @@ class Attempts:
             case Kind.BOUNCE:
                 report.outcomes += [(entry, _dead(entry)) for entry in job.entries]
             case Kind.ENDPOINT:
-                await self._to_endpoint(job, report)
+                await self._to_endpoint(job, report, settle)
             case _:
                 assert_never(kind)
 
@@ -144,7 +157,7 @@ class Attempts:
                 kept = Refusal(Reply(250, "2.0.0", "delivered to the mailbox"), "maildir", file)
                 report.outcomes.append((entry, Outcome(Result.DELIVERED, kept)))
 
-    async def _to_endpoint(self, job: Job, report: Report) -> None:
+    async def _to_endpoint(self, job: Job, report: Report, settle: Settle) -> None:
         settings = self._snapshot().settings
         delivery = job.entries[0].delivery
         endpoint = settings.endpoints.get(delivery.endpoint)
@@ -168,9 +181,11 @@ class Attempts:
         if copy.unsealed:
             facts = {"endpoint": endpoint.name, "why": copy.unsealed}
             report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
-        await self._failover(job, endpoint, choice, copy, report)
+        await self._failover(job, endpoint, choice, copy, report, settle)
 
-    async def _failover(self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report) -> None:
+    async def _failover(
+        self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report, settle: Settle
+    ) -> None:
         """Tries each address in turn with the recipients that no server has answered for good."""
         message = job.message
         utf8 = needs_smtputf8(message, copy.content)
@@ -201,6 +216,12 @@ class Attempts:
             if len(left) == len(waiting) or not any(too_many(said[entry.number][1]) for entry in left):
                 candidates.popleft()
             waiting = left
+            if report.outcomes and waiting and candidates:
+                # The next server may take its time: what this one took must not wait for it, nor be sent again.
+                await self._tell(job, report)
+                await settle(job, report)
+                job.entries = waiting
+                report.clear()
         for entry in waiting:
             candidate, answer = said[entry.number]
             # The last server's own words where it had some for us; else ours, and nobody is named as their source.
@@ -246,7 +267,7 @@ class Attempts:
                 return Outcome(Result.FAILED, Refusal(answer.reply, says, answer.detail), server=host)
             case Judgement.AMBIGUOUS:
                 detail = f"ambiguous: {answer.detail} after the final dot; it may have been taken"
-                return self._deferred(entry, Refusal(_UNREACHED, says, detail), host)
+                return self._deferred(entry, Refusal(_UNREACHED, says, detail))
             case Judgement.NEXT_SERVER:
                 return None
             case _:

@@ -11,6 +11,7 @@ from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Event, Happening
 from smtproute.core.outcome import Outcome
 from smtproute.core.plan import planned
+from smtproute.core.reply import Reply
 from smtproute.core.settings import Role
 from smtproute.spool.queue import Accepted, Entry
 from smtproute.spool.queue import Message as Stored
@@ -49,11 +50,10 @@ def bounce(
         failures.append(
             Failure(
                 delivery.recipient,
-                refusal.reply,
+                _behind_alias(refusal.reply) if expanded else refusal.reply,
                 server="" if expanded else outcome.server,
                 detail="" if expanded or not refusal.detail else f"{refusal.says}: {refusal.detail}",
                 gave_up=refusal.temporary,
-                private=(str(delivery.address), delivery.address.key) if expanded else (),
             )
         )
     queue_id = world.queue_id()
@@ -80,3 +80,8 @@ def bounce(
     ]
     stored = Stored(id=queue_id, received_at=now, envelope=envelope, size=len(content), bounce=True)
     return Accepted(stored, content, plan.deliveries, events), told(dsn=queue_id, to=str(sender), why="")
+
+
+def _behind_alias(reply: Reply) -> Reply:
+    """What the sender hears of an alias's target: that it failed, in no words that could name it."""
+    return Reply(reply.code, reply.enhanced, "The address that it stands for did not take the message")

@@ -21,7 +21,7 @@ __all__ = ["Dispatcher"]
 WINDOW = 10_000
 """Deliveries that are claimed at once, running or waiting in their lane."""
 CLAIM = 500
-"""Of them, how many one look at the spool may bring, and may wait in one lane before it is left out of the next: a
+"""Of them, how many one look at the spool may bring, and one lane may have before it is left out of the next: a
 server that hangs fills its own lane and nobody else's."""
 LOCAL_LANE = 32
 """Jobs at once for the mailboxes, and for what stays in the spool."""
@@ -36,6 +36,8 @@ class _Lane:
     width: int
     waiting: deque[Job] = field(default_factory=deque)
     running: int = 0
+    claimed: int = 0
+    """Deliveries, running ones included."""
     full: bool = False
     """Nothing more is claimed for it until half of it is gone."""
 
@@ -83,7 +85,6 @@ class Dispatcher:
             if alarm is not None:
                 alarm.cancel()
             for lane in self._lanes.values():
-                self._claimed -= sum(len(job.entries) for job in lane.waiting)
                 lane.waiting.clear()
 
     def drain(self) -> None:
@@ -123,7 +124,8 @@ class Dispatcher:
             lane = self._lanes.setdefault(place, _Lane(width))
             lane.width = width
             lane.waiting.append(job)
-            lane.full = lane.full or len(lane.waiting) >= CLAIM
+            lane.claimed += len(job.entries)
+            lane.full = lane.full or lane.claimed >= CLAIM
             if lane.running < lane.width:
                 lane.running += 1
                 tasks.create_task(self._work(lane))
@@ -166,9 +168,10 @@ class Dispatcher:
                 claimed = len(job.entries)
                 job.entries = await self._still(job.entries)
                 if job.entries:
-                    await self._settle(job, await self._attempts.attempt(job))
+                    await self._attempts.attempt(job, self._settle)
                 self._claimed -= claimed
-                if lane.full and len(lane.waiting) <= CLAIM // 2:
+                lane.claimed -= claimed
+                if lane.full and lane.claimed <= CLAIM // 2:
                     lane.full = False
                     self._wake.set()
                 elif self._starved and self._claimed <= WINDOW // 2:
@@ -188,7 +191,8 @@ class Dispatcher:
         now = self._world.clock.now()
         events = report.all_events(now)
         settlements = [
-            Settlement(entry.message.id, entry.number, outcome, report.captured) for entry, outcome in report.outcomes
+            Settlement(entry.message.id, entry.number, outcome, entry.due_at, report.captured)
+            for entry, outcome in report.outcomes
         ]
         while True:
             try:

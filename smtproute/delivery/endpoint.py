@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from smtproute.core.address import Domain
 from smtproute.core.choice import Choice, Exchanges, Looked, Resolution, order
@@ -17,14 +18,18 @@ __all__ = ["Endpoints"]
 _NO_SUCH_DOMAIN = Reply(550, "5.1.2", "The domain does not exist")
 _NULL_MX = Reply(556, "5.1.10", "The domain takes no mail (null MX)")
 _LITERAL = Reply(550, "5.1.2", "An address literal has no MX to discover")
+_LOOP = Reply(554, "5.4.6", "Mail for the domain loops back here")
+_NO_HOST = Reply(550, "5.4.4", "No mail server of the domain has an address")
+_NO_ADDRESS = (Resolution.NXDOMAIN, Resolution.NODATA)
 _NO_ANSWER = Reply(451, "4.4.3", "The mail servers of the domain could not be looked up")
 
 
 class Endpoints:
     """Looks up endpoints' servers. `explain` and the dispatcher ask the same question here."""
 
-    def __init__(self, resolver: Callable[[], Resolver], world: World) -> None:
+    def __init__(self, resolver: Callable[[], Resolver], hostname: Domain, world: World) -> None:
         self._resolver = resolver
+        self._hostname = hostname
         self._world = world
 
     async def candidates(self, endpoint: Endpoint, domain: Domain) -> Choice:
@@ -41,9 +46,18 @@ class Endpoints:
         refusal = _refusal(found)
         if refusal is not None:
             return Choice(refusal=refusal)
+        # Where our own name is among them, it and the worse ones would bring the mail back to us (RFC 5321 5.1).
+        own = min((each.preference for each in found.exchanges if each.host == self._hostname.key), default=None)
+        usable = [each for each in found.exchanges if own is None or each.preference < own]
+        if not usable:
+            return Choice(refusal=Refusal(_LOOP, "DNS", f"{self._hostname} is the best MX of {domain}"))
         # Equal preferences are tried in random order, to spread the load (RFC 5321 5.1).
-        ranked = sorted(found.exchanges, key=lambda each: (each.preference, self._world.chance.random()))
-        return order(await self._look([Server(each.host) for each in ranked]))
+        ranked = sorted(usable, key=lambda each: (each.preference, self._world.chance.random()))
+        choice = order(await self._look([Server(each.host) for each in ranked]))
+        if all(each.resolved.status in _NO_ADDRESS for each in choice.looked):
+            said = "; ".join(str(each.resolved) for each in choice.looked)
+            return replace(choice, refusal=Refusal(_NO_HOST, "DNS", f"MX of {domain}: {said}"))
+        return choice
 
     async def _look(self, servers: Sequence[Server], backup: bool = False) -> list[Looked]:
         resolver = self._resolver()

@@ -27,9 +27,10 @@ def examine(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _branches(snapshot: Snapshot) -> Iterator[Finding]:
-    """Decides for every address that a text table names, as for a stranger's mail."""
+    """Decides for every address that a text table names, as for a stranger's mail if strangers may send any."""
     routing = snapshot.routing
-    envelope = Envelope(Client("192.0.2.1", 0, "", Role.INBOUND, trusted=False), None)
+    inbound = any(each.role is Role.INBOUND for each in snapshot.settings.listeners.values())
+    envelope = Envelope(Client("192.0.2.1", 0, "", Role.INBOUND, trusted=not inbound), None)
     for table in routing.aliases.tables:
         for key, entry in table.entries.items() if isinstance(table, TextTable) else ():
             address = key if "@" in key else f"{key}@{routing.hostname}"
@@ -42,6 +43,9 @@ def _branches(snapshot: Snapshot) -> Iterator[Finding]:
             where = f"{table.file}:{entry.line}"
             if plan.refusal is not None:
                 yield Finding(Severity.ERROR, where, f"{key}: {plan.refusal}")
+            for note in plan.notes:
+                if "is a dead branch" not in note:
+                    yield Finding(Severity.ERROR, where, f"{key}: {note}")
             for delivery in plan.deliveries:
                 if delivery.kind is Kind.BOUNCE and delivery.refusal is not None:
                     what = (

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 
+from smtproute.core.permit import LOOPBACK, inside
+from smtproute.core.settings import Role
 from smtproute.core.snapshot import Snapshot
 from smtproute.doctor.finding import Finding, Severity
 from smtproute.smtp.listener import ListenerFailed, server_context
 
 __all__ = ["examine"]
 
+_LOOPBACK = tuple(ip_network(each) for each in LOOPBACK)
+
 
 def examine(snapshot: Snapshot) -> Iterator[Finding]:
-    """Certificates and keys that do not load, or do not belong together."""
+    """Certificates and keys that do not load or belong together; explanations for strangers."""
     for name, listener in snapshot.settings.listeners.items():
+        if listener.debug and listener.role is Role.INBOUND and not inside(listener.host or "0.0.0.0", _LOOPBACK):
+            what = "VRFY and EXPN tell every stranger where each alias leads. Bind it to 127.0.0.1, or leave debug out."
+            yield Finding(Severity.WARNING, f"listener.{name}.debug", what)
         try:
             server_context(listener)
         except ListenerFailed as fault:

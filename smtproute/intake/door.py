@@ -21,13 +21,11 @@ from smtproute.core.transcript import Arrow, Line, plain
 from smtproute.core.verdict import Verdict
 from smtproute.mailauth.results import forged
 from smtproute.smtp.wire import ContentRefused
-from smtproute.spool.queue import Accepted, Message, Spool, SpoolFailed, SpoolFull, Staged
+from smtproute.spool.queue import LARGEST_ROW, Accepted, Message, Spool, SpoolFailed, SpoolFull, Staged
 from smtproute.world import World
 
 __all__ = ["InFlight", "Intake", "IntakeDoor"]
 
-STAGE_ABOVE = 256 * 1024
-"""Octets; a larger body goes straight to disk (design: a column holds up to 256 KiB)."""
 MAX_COPIES = 5000
 """Copies of one message, all aliases expanded; further recipients want a transaction of their own."""
 MAX_HOPS = 50
@@ -38,7 +36,7 @@ _NO_ROOM = Reply(452, "4.3.1", "No room for the message now: try again later")
 _NOT_NOW = Reply(451, "4.3.0", "The message could not be stored: try again later")
 _TOO_MANY_HOPS = Reply(554, "5.4.6", f"Too many hops: more than {MAX_HOPS} Received fields, the mail is in a loop")
 _TOO_MANY = Reply(452, "4.5.3", "These recipients stand for too many: send to the others in another transaction")
-_HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {STAGE_ABOVE} octets")
+_HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {LARGEST_ROW} octets")
 
 Judge = Callable[[bytes], Awaitable[Sequence[Verdict]]]
 """Gathers the verdicts on a whole message."""
@@ -178,20 +176,20 @@ class IntakeDoor:
         intake = self._intake
         async for chunk in content:
             taken.size += len(chunk)
-            if taken.staged is None and taken.size > STAGE_ABOVE:
-                head = fields(bytes(taken.held))
-                if header_end(bytes(taken.held)) == len(taken.held):
-                    return _HEADER_TOO_LARGE
-                # Only a chain of seals needs the whole message in memory, to be verified.
-                taken.whole = any(each.name == b"arc-seal" for each in head)
-                taken.staged = intake.spool.stage(queue_id)
-                await taken.staged.write(bytes(taken.held))
             if taken.staged is None or taken.whole:
                 if not intake.in_flight.take(len(chunk), limits):
                     return _NO_ROOM
                 taken.held += chunk
             if taken.staged is not None:
                 await taken.staged.write(chunk)
+            elif taken.size > LARGEST_ROW:
+                head = bytes(taken.held)
+                if header_end(head) == len(head):
+                    return _HEADER_TOO_LARGE
+                # Only a chain of seals needs the whole message in memory, to be verified.
+                taken.whole = any(each.name == b"arc-seal" for each in fields(head))
+                taken.staged = intake.spool.stage(queue_id)
+                await taken.staged.write(head)
         return None
 
     async def _keep(
@@ -236,6 +234,8 @@ class IntakeDoor:
         failure = await asyncio.shield(intake.tasks.create_task(self._commit(accepted)))
         if failure is not None:
             raise failure
+        for event in accepted.events:
+            intake.emit(event)
         return reply
 
     async def _commit(self, accepted: Accepted) -> Exception | None:
@@ -244,8 +244,6 @@ class IntakeDoor:
             await self._intake.spool.accept(accepted)
         except Exception as failed:  # noqa: BLE001 - the boundary around the verb, carried over to its task
             return failed
-        for event in accepted.events:
-            self._intake.emit(event)
         return None
 
     def _refused(self, envelope: Envelope, recipient: str, refusal: Refusal) -> None:

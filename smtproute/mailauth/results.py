@@ -20,7 +20,7 @@ _OUTSIDE = re.compile(
 _COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>[^()\\]+|\\.)", re.S)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.S)
 _READ_FIELDS = 100
-_READ_OCTETS = 4096
+_READ_OCTETS = 1024
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _DOTTED = r"[A-Za-z0-9!#$%&'*+./=?^_`{|}~-]+"

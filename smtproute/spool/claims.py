@@ -75,6 +75,9 @@ class Claims:
         for entry in lost:
             self._claimed.pop(_key(entry), None)
             self._taken.discard(_key(entry))
+            # A look that is under way, or that came since, has passed it over: it may be released again by now.
+            self._outdated = True
+            self.next_due = -math.inf
 
     @property
     def doubts(self) -> int:
@@ -103,11 +106,12 @@ class Claims:
 
     def settled(self, key: Key, retry_at: float | None) -> None:
         self._taken.discard(key)
-        self._claimed.pop(key, None)
+        doubtful = self._claimed.pop(key, None) != self._doubts
         if self._looking:
             self._let_go.add(key)
         if retry_at is not None:
-            self.next_due = min(self.next_due, retry_at)
+            # An operator may have said that it is due at once.
+            self.next_due = -math.inf if doubtful else min(self.next_due, retry_at)
 
     def look(self) -> frozenset[Key]:
         """A look at the database begins: what it is not to bring. `found` or `missed` ends it."""

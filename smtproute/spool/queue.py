@@ -123,6 +123,8 @@ class Settlement:
     message: str
     number: int
     outcome: Outcome
+    due_at: float
+    """When it was due as it was claimed: where an operator has changed that meanwhile, the operator's time stands."""
     captured: bool = False
     """Delivered into the spool itself: state CAPTURED."""
 
@@ -205,7 +207,7 @@ class Spool(Protocol):
     ) -> None:
         """Records outcomes, their events, and the DSNs that they cause, all in one commit.
 
-        An operator's change made while the attempt ran stands, unless the message was delivered meanwhile.
+        An operator's change made while the attempt ran stands where it is deferred; what ended it has ended it.
         Raises SpoolFailed, SpoolFull; then nothing is recorded, and the deliveries are still the caller's.
         """
         ...

@@ -160,6 +160,8 @@ class SqliteSpool(Reading):
         kept = [entry for entry in entries if (entry.message.id, entry.number) in queued]
         lost = [entry for entry in entries if (entry.message.id, entry.number) not in queued]
         self._claims.looked_over(kept, lost, doubts)
+        if lost:
+            self._news.set()
         return kept
 
     async def wait(self) -> None:

@@ -59,7 +59,7 @@ class Rows:
     contents: list[tuple[int, bytes]] = field(default_factory=list)
     deliveries: list[tuple[str, int, str, int, float, str, str, str]] = field(default_factory=list)
     events: list[tuple[str, int | None, str, float, str]] = field(default_factory=list)
-    settlements: list[tuple[str, int, str, float | None, str]] = field(default_factory=list)
+    settlements: list[tuple[str, int, str, float, float | None, str]] = field(default_factory=list)
     settled_at: float = 0.0
     unfinished: int = 0
     """Octets of the messages among these that have something to deliver."""
@@ -115,7 +115,8 @@ class Rows:
             case _:
                 assert_never(outcome.result)
         last = str(outcome.refusal).encode("utf-8", "backslashreplace").decode()
-        self.settlements.append((settlement.message, settlement.number, state.value, outcome.retry_at, last))
+        row = (settlement.message, settlement.number, state.value, settlement.due_at, outcome.retry_at, last)
+        self.settlements.append(row)
 
     def add(self, other: Rows) -> None:
         self.messages += other.messages
@@ -164,16 +165,21 @@ def _insert_sql(into: str, rows: int, columns: int) -> str:
 
 @lru_cache
 def _settle_sql(rows: int) -> str:
-    """An operator's HELD or REMOVED stands, unless the message was delivered meanwhile."""
+    """What ends a delivery ends it. Deferred, it stays HELD or REMOVED where an operator has said so meanwhile, and
+    is due when the operator has said.
+    """
     return f"""
-        WITH outcome (message, number, state, due_at, last) AS (VALUES {_values(rows, 5)})
+        WITH outcome (message, number, state, claimed, due_at, last) AS (VALUES {_values(rows, 6)})
         UPDATE delivery SET
             state = CASE
-                WHEN outcome.state IN ('delivered', 'captured') OR delivery.state = 'queued' THEN outcome.state
+                WHEN outcome.state <> 'queued' OR delivery.state = 'queued' THEN outcome.state
                 ELSE delivery.state
             END,
             attempts = delivery.attempts + 1,
-            due_at = coalesce(outcome.due_at, delivery.due_at),
+            due_at = CASE
+                WHEN delivery.due_at <> outcome.claimed THEN delivery.due_at
+                ELSE coalesce(outcome.due_at, delivery.due_at)
+            END,
             last = outcome.last
         FROM outcome
         WHERE delivery.message = outcome.message AND delivery.number = outcome.number"""

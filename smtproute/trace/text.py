@@ -24,10 +24,12 @@ def transcript(lines: Sequence[Sequence[Any]]) -> list[str]:
 def render(events: Sequence[Event], *, transcripts: bool = True) -> list[str]:
     """The journey that these events tell, oldest first."""
     lines: list[str] = []
+    today = ""
     for event in events:
-        if not lines:
-            day = datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%d")
+        day = datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%d")
+        if day != today:
             lines.append(f"{event.message} on {day} (UTC)")
+            today = day
         first, *more = _event(event, transcripts)
         lines.append(f"{clock(event.at)} {event.what:<9} {first}")
         lines += [f"             {line}" for line in more]
@@ -97,6 +99,8 @@ def _planned(facts: Mapping[str, Any]) -> list[str]:
 def _outcome(event: Event) -> list[str]:
     facts = event.facts
     name = f"{facts['kind']} {facts['endpoint']}".rstrip()
-    again = f", again at {clock(facts['retry_at'])}" if facts["retry_at"] is not None else ""
+    again = ""
+    if facts["retry_at"] is not None:
+        again = datetime.fromtimestamp(facts["retry_at"], UTC).strftime(", again on %Y-%m-%d at %H:%M:%S")
     first = f"{name} for {facts['address']}: {facts['reply']} (says {facts['says']}){again}"
     return [first, *([f"  {facts['says']}: {facts['detail']}"] if facts["detail"] else ())]

@@ -84,7 +84,7 @@ def test_demo_routes() -> None:
     assert snapshot.warnings == ()
 
     def becomes(address: str) -> list[str]:
-        return [str(final.address) for final in expand(snapshot.routing.aliases, Address.parse(address)).finals]
+        return [str(final) for final in expand(snapshot.routing.aliases, Address.parse(address)).finals]
 
     assert becomes("name@example.org") == ["name@example.org", "name@external.example"]
     assert becomes("sales@example.org") == ["team@partner.example"]

@@ -261,7 +261,7 @@ def test_two_listeners_on_one_port(first: str, second: str, clash: bool) -> None
 
 def test_star_is_a_route_where_every_client_is_trusted() -> None:
     (route,) = loaded('[[route]]\nmatch = "*"\nmode = "capture"\n').routing.routes
-    assert route.match.everything
+    assert route.match.holds(Address.parse("anyone@anywhere.example"))
 
 
 @pytest.mark.parametrize(

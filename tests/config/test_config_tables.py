@@ -14,7 +14,7 @@ ORIGIN = Domain.parse("host.example")
 
 
 def becomes(table: Table, address: str) -> list[str]:
-    return [str(final.address) for final in expand(Aliases((table,), ORIGIN), Address.parse(address)).finals]
+    return [str(final) for final in expand(Aliases((table,), ORIGIN), Address.parse(address)).finals]
 
 
 # Text

@@ -15,7 +15,7 @@ from tests.core.routing import HOST, aliases, text_table
 def finals(made: Aliases, recipient: str) -> list[str]:
     expansion = expand(made, Address.parse(recipient))
     assert expansion.fault is None, expansion.fault
-    return [str(final.address) for final in expansion.finals]
+    return [str(final) for final in expansion.finals]
 
 
 def pcre(*rules: tuple[str, tuple[str | int, ...]], file: str = "postfix-regexp.cf") -> PcreTable:
@@ -150,7 +150,7 @@ def test_passing_the_match_limit_is_temporary() -> None:
 
 def test_a_target_that_is_no_address_is_named() -> None:
     expansion = expand(aliases({"a@x.example": "b@@y..example, c@y.example"}), Address.parse("a@x.example"))
-    assert [str(final.address) for final in expansion.finals] == ["c@y.example"]
+    assert [str(final) for final in expansion.finals] == ["c@y.example"]
     assert "b@@y..example" in expansion.notes[0]
 
 
@@ -170,7 +170,7 @@ tables = st.dictionaries(
 def test_expansion_ends_with_each_final_address_once(table: dict[str, str], name: str, detail: str) -> None:
     local, domain = name.split("@")
     expansion = expand(aliases(table), Address.parse(f"{local}{detail}@{domain}"))
-    found = [final.address.key for final in expansion.finals]
+    found = [final.key for final in expansion.finals]
     assert len(found) == len(set(found))
     if expansion.fault is None:
         assert found or expansion.notes
@@ -183,7 +183,7 @@ def test_an_address_that_names_itself_keeps_its_copy(table: dict[str, str], name
     table[name] = f"{name} z@z.example"
     expansion = expand(aliases(table), Address.parse(name))
     if expansion.fault is None:
-        assert name in [final.address.key for final in expansion.finals]
+        assert name in [final.key for final in expansion.finals]
 
 
 @given(tables, names)
@@ -196,7 +196,7 @@ def test_loops_are_what_postfix_could_not_finish(table: dict[str, str], name: st
         assert simulated is None
     else:
         assert simulated is not None
-        assert {final.address.key for final in expansion.finals} == simulated
+        assert {final.key for final in expansion.finals} == simulated
 
 
 def postfix(table: dict[str, str], name: str, limit: int = 60) -> set[str] | None:

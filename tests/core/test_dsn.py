@@ -57,14 +57,6 @@ def test_a_large_original_is_returned_as_its_header() -> None:
     assert len(made(FAILED, original=original)) < MAX_ORIGINAL
 
 
-def test_what_is_private_stays_private() -> None:
-    reply = Reply(550, "5.1.1", "<Secret@Far.example>: no such user, secret@far.example!")
-    failure = Failure(Address.parse("sales@x.example"), reply, private=("secret@far.example",))
-    dsn = made(failure).decode()
-    assert "secret@far.example" not in dsn.lower()
-    assert "<sales@x.example>: no such user" in dsn
-
-
 def test_an_eight_bit_original_is_said_to_be_one() -> None:
     dsn = made(FAILED, original=b"Subject: x\r\n\r\n\xe4\r\n")
     assert b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n" in dsn

@@ -204,15 +204,15 @@ async def test_a_refusal_for_good_is_told_to_the_sender_and_only_for_that_recipi
 
 
 async def test_a_dsn_never_names_the_private_target_of_an_alias(lab: Lab) -> None:
-    far = await lab.upstream("mx.far.example", [on("RCPT", "550 5.1.1 <Team@far.example>: no such user")])
+    far = await lab.upstream("mx.far.example", [on("RCPT", "550 5.1.1 mailbox Team unknown at Far.example")])
     folder(lab)
     relay = await lab.started(DMS.format(port=far.port) + '[[route]]\nmatch = "*@else.example"\nmode = "capture"')
     message = await lab.delivered(relay, "sales@example.org")
     (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
     dsn = (await relay.spool.content(bounced.facts["dsn"])).decode()
     assert "Final-Recipient: rfc822; sales@example.org\r\n" in dsn
-    assert "team@far.example" not in dsn.lower()
-    assert "mx.far.example" not in dsn
+    assert "Status: 5.1.1\r\n" in dsn
+    assert "far.example" not in dsn.lower() and "team" not in dsn.lower()
 
 
 async def test_a_dead_branch_bounces_and_the_others_get_their_copy(lab: Lab) -> None:

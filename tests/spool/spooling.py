@@ -91,15 +91,15 @@ def refusal(code: int) -> Refusal:
 
 
 def delivered(entry: Entry, *, captured: bool = False) -> Settlement:
-    return Settlement(entry.message.id, entry.number, Outcome(Result.DELIVERED, refusal(250)), captured)
+    return Settlement(entry.message.id, entry.number, Outcome(Result.DELIVERED, refusal(250)), entry.due_at, captured)
 
 
 def deferred(entry: Entry, retry_at: float) -> Settlement:
-    return Settlement(entry.message.id, entry.number, Outcome(Result.DEFERRED, refusal(451), retry_at))
+    return Settlement(entry.message.id, entry.number, Outcome(Result.DEFERRED, refusal(451), retry_at), entry.due_at)
 
 
 def failed(entry: Entry) -> Settlement:
-    return Settlement(entry.message.id, entry.number, Outcome(Result.FAILED, refusal(550)))
+    return Settlement(entry.message.id, entry.number, Outcome(Result.FAILED, refusal(550)), entry.due_at)
 
 
 def told(what: Happening, entry: Entry, at: float = NOW) -> Event:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from spooling import NOW, Clock, bodies, claim, delivered, failed, happened, keys, mail, octets, opened, told
+from spooling import NOW, Clock, bodies, claim, deferred, delivered, failed, happened, keys, mail, octets, opened, told
 
 from smtproute.core.event import Happening
 from smtproute.core.settings import Trace
@@ -56,7 +56,7 @@ async def test_a_message_is_unfinished_while_one_delivery_is(tmp_path: Path) -> 
         await spool.accept(mail("A", count=2))
         first, second = await claim(spool)
         await spool.change(Change.HOLD, None, NOW)
-        await spool.settle([delivered(first), failed(second)], [])
+        await spool.settle([delivered(first), deferred(second, NOW + 60)], [])
         assert [entry.state for entry in await spool.entries("A")] == [State.DELIVERED, State.HELD]
         await spool.sweep(NOW + 1000 * DAY, Trace())
         assert await spool.content("A") == octets("A", 500)

@@ -333,8 +333,8 @@ async def test_what_is_changed_before_it_is_claimed_is_not_claimed(tmp_path: Pat
     [
         (Change.HOLD, deferred, State.HELD),
         (Change.REMOVE, deferred, State.REMOVED),
-        (Change.HOLD, failed, State.HELD),
-        (Change.REMOVE, failed, State.REMOVED),
+        (Change.HOLD, failed, State.FAILED),
+        (Change.REMOVE, failed, State.FAILED),
         (Change.HOLD, delivered, State.DELIVERED),
         (Change.REMOVE, delivered, State.DELIVERED),
         (Change.RETRY, deferred, State.QUEUED),
@@ -352,6 +352,15 @@ async def test_a_change_made_while_the_attempt_ran_stands(tmp_path: Path, change
         [entry] = await spool.entries("A")
         assert (entry.state, entry.attempts) == (after, 1)
         assert len(await claim(spool, NOW + 60)) == (after is State.QUEUED)
+
+
+async def test_a_retry_asked_for_while_the_attempt_ran_comes_after_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        await spool.accept(mail("A"))
+        [entry] = await claim(spool)
+        await spool.change(Change.RETRY, ["A"], NOW + 5)
+        await spool.settle([deferred(entry, NOW + 3600)], [])
+        assert keys(await claim(spool, NOW + 5)) == [("A", 0)]
 
 
 async def test_one_held_and_released_while_its_attempt_ran_is_claimed_after_it(tmp_path: Path) -> None:
