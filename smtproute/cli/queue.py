@@ -138,9 +138,11 @@ def _facts(entry: Any) -> dict[str, Any]:
 
 
 def _line(facts: dict[str, Any]) -> str:
+    from smtproute.core.transcript import legible
+
     to = f"{facts['kind']} {facts['endpoint']}".rstrip()
     due = f", due {_time(facts['due_at'])}" if facts["state"] == "queued" else ""
-    last = f"\n    {facts['last']}" if facts["last"] else ""
+    last = f"\n    {legible(facts['last'])}" if facts["last"] else ""
     return (
         f"{facts['id']}.{facts['number']}  {facts['state']:<9} {_time(facts['received_at'])} {facts['size']:>8}"
         f"  <{facts['sender']}> to <{facts['address']}> by {to}, attempts {facts['attempts']}{due}{last}"

@@ -133,11 +133,15 @@ class Address:
         local, detail = self.split_detail(delimiter)
         return Address(local, self.domain) if detail else None
 
+    @property
+    def quoted_local(self) -> str:
+        """The local part as it is written: with quotes where the grammar wants them."""
+        if _DOT_STRING.fullmatch(self.local) is not None:
+            return self.local
+        return '"' + _QUOTE_OUT.sub(r"\\\1", self.local) + '"'
+
     def __str__(self) -> str:
-        local = self.local
-        if _DOT_STRING.fullmatch(local) is None:
-            local = '"' + _QUOTE_OUT.sub(r"\\\1", local) + '"'
-        return f"{local}@{self.domain.text}"
+        return f"{self.quoted_local}@{self.domain.text}"
 
 
 _NEVER_SPLIT = frozenset({"postmaster", "mailer-daemon", "double-bounce"})

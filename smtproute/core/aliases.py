@@ -229,8 +229,7 @@ def _resolve(hit: _Hit, address: Address, aliases: Aliases, notes: list[str]) ->
     """The addresses that a hit stands for, seen from `address`."""
     value = hit.value.strip()
     if value.startswith("@"):
-        local = address.local.removesuffix(hit.detail) if hit.detail else address.local
-        value = str(Address(local, Domain("", ""))).removesuffix("@") + value
+        value = Address(address.local.removesuffix(hit.detail), address.domain).quoted_local + value
     addresses: list[Address] = []
     for target in targets(value):
         try:

@@ -52,6 +52,8 @@ class Answer:
     stage: Stage
     reply: Reply | None
     detail: str = ""
+    ours: bool = False
+    """The reply is our own: the server lacks what the message needs, and was not asked."""
 
     @property
     def ambiguous(self) -> bool:
@@ -69,6 +71,8 @@ def judge(answer: Answer) -> Judgement:
     """Failures before MAIL concern the server; so do 4yz, lost connections, and 530 to MAIL. Other 5yz are final."""
     if answer.ambiguous:
         return Judgement.AMBIGUOUS
+    if answer.ours:
+        return Judgement.NEXT_SERVER
     reply = answer.reply
     if reply is None or reply.temporary:
         return Judgement.NEXT_SERVER

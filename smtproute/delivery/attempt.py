@@ -21,7 +21,7 @@ from smtproute.core.transcript import plain
 from smtproute.delivery.bounce import bounce
 from smtproute.delivery.endpoint import Endpoints
 from smtproute.delivery.maildir import MailboxFailed, Maildir
-from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit, needs_smtputf8
+from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit
 from smtproute.smtp.client import Dialogue, Mail, Unreachable
 from smtproute.smtp.pool import Pool
 from smtproute.spool.queue import Accepted, Entry, Message, Spool, SpoolFailed
@@ -188,16 +188,15 @@ class Attempts:
     ) -> None:
         """Tries each address in turn with the recipients that no server has answered for good."""
         message = job.message
-        utf8 = needs_smtputf8(message, copy.content)
         eight_bit = not copy.content.isascii()
         waiting = list(job.entries)
-        said: dict[int, tuple[Candidate, Answer]] = {}
+        said: dict[int, list[tuple[Candidate, Answer]]] = {entry.number: [] for entry in waiting}
         tried: dict[Candidate, str] = {}
         candidates = deque(choice.candidates)
         while waiting and candidates:
             candidate = candidates[0]
             recipients = tuple(each.delivery.address for each in waiting)
-            mail = Mail(message.envelope.reverse_path, recipients, eight_bit, utf8)
+            mail = Mail(message.envelope.reverse_path, recipients, eight_bit, message.envelope.smtputf8)
             try:
                 dialogue = await self._pool.send(endpoint, candidate, mail, copy.content)
             except Unreachable as unreachable:
@@ -205,7 +204,7 @@ class Attempts:
             report.events.append(self._dialogue(job, endpoint, candidate, copy, waiting, dialogue))
             left = []
             for entry, answer in zip(waiting, dialogue.answers, strict=True):
-                said[entry.number] = (candidate, answer)
+                said[entry.number].append((candidate, answer))
                 outcome = self._answered(entry, candidate, answer)
                 if outcome is None:
                     left.append(entry)
@@ -213,7 +212,7 @@ class Attempts:
                 else:
                     report.outcomes.append((entry, outcome))
             # A server that took some and wants the others in another transaction gets that at once.
-            if len(left) == len(waiting) or not any(too_many(said[entry.number][1]) for entry in left):
+            if len(left) == len(waiting) or not any(too_many(said[entry.number][-1][1]) for entry in left):
                 candidates.popleft()
             waiting = left
             if report.outcomes and waiting and candidates:
@@ -222,8 +221,14 @@ class Attempts:
                 await settle(job, report)
                 job.entries = waiting
                 report.clear()
+        complete = all(looked.resolved.addresses for looked in choice.looked)
         for entry in waiting:
-            candidate, answer = said[entry.number]
+            candidate, answer = said[entry.number][-1]
+            if complete and answer.reply is not None and all(each.ours for _, each in said[entry.number]):
+                # Every server there is lacks what the message needs: no later attempt would find another.
+                unfit = Refusal(answer.reply, f"endpoint {endpoint.name}", _nobody(choice, tried))
+                report.outcomes.append((entry, Outcome(Result.FAILED, unfit)))
+                continue
             # The last server's own words where it had some for us; else ours, and nobody is named as their source.
             own = answer.reply if answer.reply is not None and answer.reply.temporary else None
             refusal = Refusal(own or _UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, tried))

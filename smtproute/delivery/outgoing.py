@@ -18,7 +18,7 @@ from smtproute.mailauth.results import field as results_field
 from smtproute.spool.queue import Entry, Message
 from smtproute.world import World
 
-__all__ = ["Copy", "Outgoing", "author_domain", "mailbox_edit", "needs_smtputf8"]
+__all__ = ["Copy", "Outgoing", "author_domain", "mailbox_edit"]
 
 MAX_COMMENTS = 50
 """Comments in a header From, beyond which it names nobody."""
@@ -87,11 +87,3 @@ def author_domain(content: bytes) -> Domain | None:
             except AddressError:
                 return None
     return None
-
-
-def needs_smtputf8(message: Message, content: bytes) -> bool:
-    """Whether the message itself needs SMTPUTF8 at the next hop: it was asked for, and a header field is not ASCII."""
-    if not message.envelope.smtputf8:
-        return False
-    header = fields(content)
-    return bool(header) and not content[: header[-1].end].isascii()

@@ -670,7 +670,9 @@ def _done(reply: Reply) -> bool:
 
 
 def _our(code: int, enhanced: str, why: str) -> Answer:
-    return Answer(Stage.MAIL, Reply(code, enhanced, f"{why[0].upper()}{why[1:]}"), f"not sent by smtproute: {why}")
+    return Answer(
+        Stage.MAIL, Reply(code, enhanced, f"{why[0].upper()}{why[1:]}"), f"not sent by smtproute: {why}", ours=True
+    )
 
 
 def _given(context: ssl.SSLContext | None) -> ssl.SSLContext:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from smtproute.core.event import Event, Happening
+from smtproute.core.transcript import legible
 
 __all__ = ["clock", "render", "transcript"]
 
@@ -31,8 +32,8 @@ def render(events: Sequence[Event], *, transcripts: bool = True) -> list[str]:
             lines.append(f"{event.message} on {day} (UTC)")
             today = day
         first, *more = _event(event, transcripts)
-        lines.append(f"{clock(event.at)} {event.what:<9} {first}")
-        lines += [f"             {line}" for line in more]
+        lines.append(f"{clock(event.at)} {event.what:<9} {legible(first)}")
+        lines += [f"             {legible(line)}" for line in more]
     return lines
 
 

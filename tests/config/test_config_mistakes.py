@@ -232,6 +232,15 @@ EXACT = [
         'the inbound listener mx, an open relay. Name the domains, as in "*@example.org", or say it in default, which '
         "is for permitted senders only.",
     ),
+    *(
+        (
+            f"{INBOUND}[[route]]\nmatch = '{match}'\nmode = \"capture\"",
+            f'route[0].match = "{match}": anyone could send anywhere through '
+            'the inbound listener mx, an open relay. Name the domains, as in "*@example.org", or say it in default, '
+            "which is for permitted senders only.",
+        )
+        for match in ("regex:.*", "regex:.+@.+", "regex:[^@]+@[a-z0-9.-]+")
+    ),
     (
         '[docker_mailserver]\nconfig = "dms"\n[[route]]\nmatch = "*"\nmode = "capture"',
         'route[0].match = "*": anyone '

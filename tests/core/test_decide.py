@@ -131,6 +131,7 @@ class TestRouting:
         assert copies(plan(routing(), None)) == [("capture", f"postmaster@{HOST}", "")]
         known = routing({"postmaster": "a@x.example"}, accounts=("a@x.example",))
         assert copies(plan(known, None)) == [("mailbox", "a@x.example", "")]
+        assert copies(plan(routing(default=PARTNER), None)) == [("capture", f"postmaster@{HOST}", "")]
         broken = routing(text_table({}, fault="duplicate key"))
         assert plan(broken, None).reply.code == 250
 

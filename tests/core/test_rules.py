@@ -78,6 +78,7 @@ NO, LATER, YES = Reply(550, "5.1.1", "no"), Reply(451, "4.3.0", "later"), Reply(
         (Answer(Stage.CONTENT, YES), Judgement.ACCEPTED),
         (Answer(Stage.CONTENT, None, "lost"), Judgement.AMBIGUOUS),
         (Answer(Stage.RCPT, YES), Judgement.NEXT_SERVER),
+        (Answer(Stage.MAIL, NO, ours=True), Judgement.NEXT_SERVER),
         (Answer(Stage.CONTENT, Reply(354, "", "what?")), Judgement.NEXT_SERVER),
     ],
 )

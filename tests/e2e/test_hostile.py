@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import textwrap
 
 import pytest
 
+from smtproute.core.address import Domain
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import LogFormat
+from smtproute.spool.queue import Change, State
+from smtproute.spool.sqlite import SqliteSpool
 from smtproute.testing.upstream import Rule, Upstream, Verb, Wait, on
+from smtproute.testing.zone import Fault
 from smtproute.trace.log import log_to
+from smtproute.trace.text import render
 from tests.e2e.conftest import LETTER, Lab
 from tests.e2e.test_lifecycle import Client
 
@@ -85,9 +91,6 @@ async def test_a_server_that_hangs_holds_back_its_own_mail_only(lab: Lab) -> Non
 
 
 async def test_mail_that_waits_for_a_slow_server_heeds_the_operator(lab: Lab) -> None:
-    from smtproute.spool.queue import Change, State
-    from smtproute.spool.sqlite import SqliteSpool
-
     gate = asyncio.Event()
     hung = await lab.upstream("hung.example", [on("CONNECT", Wait(gate))])
     relay = await lab.started(TWO.format(hung=hung.port, good=1))
@@ -222,3 +225,142 @@ async def test_an_address_literal_in_helo_stays_one(lab: Lab) -> None:
     message = (await client.reply()).rsplit(" ", 1)[-1]
     header = (await relay.spool.entries(message))[0].message.trace_header
     assert header.startswith(b"Received: from [IPv6:2001:db8::1] ([127.0.0.1])\r\n")
+
+
+async def test_wide_messages_for_a_server_that_hangs_hold_back_nobody_else(lab: Lab) -> None:
+    gate = asyncio.Event()
+    hung = await lab.upstream("hung.example", [on("MAIL", Wait(gate))])
+    lab.write("aliases", "wide@here.example " + " ".join(f"u{n}@hung.example" for n in range(1000)) + "\n")
+    config = TWO.format(hung=hung.port, good=1)
+    relay = await lab.started(
+        'domains = ["here.example"]\n' + textwrap.dedent(config) + '[aliases]\ntables = ["aliases"]'
+    )
+    client = await Client.connect(relay.addresses["app"])
+    await flood(client, "wide@here.example", 12)
+    await lab.delivered(relay, "kept@elsewhere.example")
+    gate.set()
+
+
+async def test_what_one_server_took_does_not_wait_for_the_next(lab: Lab) -> None:
+    gate = asyncio.Event()
+    first = await lab.upstream("a.example", [on("RCPT", "451 4.2.0 later", match="late@")])
+    second = await lab.upstream("b.example", [on("MAIL", Wait(gate))])
+    relay = await lab.started(
+        f"""
+        default = {{ endpoint = "far" }}
+        [listener.app]
+        bind = "127.0.0.1:0"
+        [endpoint.far]
+        servers = ["a.example:{first.port}", "b.example:{second.port}"]
+        """
+    )
+    message = await lab.accepted(relay, "now@far.example", "late@far.example")
+    (kept,) = await first.wait(1)
+    await second.heard(f"MAIL FROM:<friend@else.example> SIZE={len(kept.content)}")
+    (delivered,) = await lab.journal.seen(Happening.DELIVERED, message)
+    assert delivered.facts["address"] == "now@far.example"
+    assert [str(each.state) for each in await relay.spool.entries(message)] == ["delivered", "queued"]
+    gate.set()
+    await lab.journal.finished(message, 2)
+    assert [each.recipients for each in first.received + second.received] == [
+        ("now@far.example",),
+        ("late@far.example",),
+    ]
+
+
+async def test_a_held_message_that_fails_is_told_of_once(lab: Lab) -> None:
+    gate = asyncio.Event()
+    far = await lab.upstream("far.example", [on("RCPT", Wait(gate), "550 5.1.1 no")])
+    relay = await lab.started(
+        f"""
+        default = {{ endpoint = "far" }}
+        [listener.app]
+        bind = "127.0.0.1:0"
+        [endpoint.far]
+        servers = ["far.example:{far.port}"]
+        [[route]]
+        match = "*@else.example"
+        mode = "capture"
+        """
+    )
+    message = await lab.accepted(relay, "x@far.example")
+    await far.heard("RCPT TO:<x@far.example>")
+    await relay.spool.change(Change.HOLD, [message], lab.world.clock.now())
+    gate.set()
+    await lab.journal.seen(Happening.BOUNCED, message)
+    assert [str(each.state) for each in await relay.spool.entries(message)] == ["failed"]
+    assert await relay.spool.change(Change.RELEASE, [message], lab.world.clock.now()) == []
+
+
+async def test_our_own_name_among_the_exchanges_ends_the_list(lab: Lab) -> None:
+    """RFC 5321 5.1: we, and who is worse, would bring the mail back to us."""
+    lab.zone.set("a.example", "A", ["127.0.0.1"])
+    lab.zone.set("mail.example.org", "A", ["127.0.0.1"])
+    lab.zone.set("backed.example", "MX", ["10 a.example", "20 mail.example.org", "30 b.example"])
+    lab.zone.set("ours.example", "MX", ["10 mail.example.org", "20 a.example"])
+    lab.zone.set("none.example", "MX", ["10 gone.example"])
+    relay = await lab.started('[listener.app]\nbind = "127.0.0.1:0"\n[endpoint.world]\ndiscover = "recipient"')
+    world = relay.snapshot().settings.endpoints["world"]
+
+    async def asked(domain: str) -> tuple[list[str], str]:
+        choice = await relay.endpoints.candidates(world, Domain.parse(domain))
+        refusal = choice.refusal.reply.enhanced if choice.refusal is not None else ""
+        return [each.server.host for each in choice.candidates], refusal
+
+    assert await asked("backed.example") == (["a.example"], "")
+    assert await asked("ours.example") == ([], "5.4.6")
+    assert await asked("none.example") == ([], "5.4.4")
+    lab.zone.set("gone.example", "ANY", Fault.SERVFAIL)
+    lab.zone.set("other.example", "MX", ["10 failing.example"])
+    lab.zone.set("failing.example", "ANY", Fault.SERVFAIL)
+    assert await asked("other.example") == ([], "")
+
+
+async def test_what_one_server_lacks_another_may_have_and_nobody_is_quoted_who_did_not_speak(lab: Lab) -> None:
+    plain = await lab.upstream("plain.example", extensions=("PIPELINING",))
+    able = await lab.upstream("able.example")
+    config = """
+        default = {{ endpoint = "far" }}
+        [listener.app]
+        bind = "127.0.0.1:0"
+        [endpoint.far]
+        servers = {servers}
+        [[route]]
+        match = "*@else.example"
+        mode = "capture"
+    """
+    both = config.format(servers=f'["plain.example:{plain.port}", "able.example:{able.port}"]')
+    relay = await lab.started(both)
+    eight_bit = LETTER + b"\xc3\xa4\r\n"
+    await lab.delivered(relay, "x@far.example", content=eight_bit)
+    assert (len(plain.received), len(able.received)) == (0, 1)
+    lab.config(config.format(servers=f'["plain.example:{plain.port}"]'))
+    await relay.reload()
+    message = await lab.delivered(relay, "x@far.example", content=eight_bit)
+    (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
+    dsn = (await relay.spool.content(bounced.facts["dsn"])).decode()
+    assert "<x@far.example>: this relay said: 554 5.6.3 " in dsn and "Remote-MTA" not in dsn
+
+
+async def test_nothing_that_a_server_says_steers_a_terminal(lab: Lab) -> None:
+    far = await lab.upstream("far.example", [on("RCPT", "550 5.1.1 \x9b2J\x9d0;title\x9c \u202e no")])
+    relay = await lab.started(
+        f"""
+        default = {{ endpoint = "far" }}
+        [listener.app]
+        bind = "127.0.0.1:0"
+        [endpoint.far]
+        servers = ["far.example:{far.port}"]
+        [[route]]
+        match = "*@else.example"
+        mode = "capture"
+        """
+    )
+    message = await lab.delivered(relay, "x@far.example")
+    (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
+    shown = "\n".join(render(await lab.trace(relay, message)))
+    dsn = (await relay.spool.content(bounced.facts["dsn"])).decode()
+    last = (await relay.spool.entries(message))[0].last
+    for text in (shown, dsn, last):
+        assert "\\x9b2J" in text
+        assert not set("\x9b\x9d\x9c\u202e") & set(text)

@@ -10,8 +10,10 @@ import ssl
 import pytest
 import trustme
 
-from smtproute.app import Refused
+from smtproute.app import Refused, Relay
+from smtproute.cli.configuration import reader
 from smtproute.core.event import Happening
+from smtproute.core.settings import Queue
 from smtproute.smtp.listener import ListenerFailed
 from smtproute.spool.queue import SpoolBusy
 from smtproute.testing.upstream import Wait, on
@@ -156,12 +158,41 @@ async def test_a_table_with_a_table_wide_fault_is_refused_on_reload(lab: Lab) ->
 
 async def test_what_cannot_be_reloaded_says_so(lab: Lab) -> None:
     relay = await lab.started(APP.format(port=25))
-    lab.config(APP.format(port=25).replace("listener.app", "listener.other"))
+    other = (
+        APP.format(port=25).replace("listener.app", "listener.other").replace("[queue]", "[queue]\n    max_size = 1")
+    )
+    lab.config(other)
     await relay.reload()
     warnings = [each.facts["what"] for each in lab.journal.of(Happening.WARNING)]
     assert any("listener.app.bind: cannot be reloaded" in each for each in warnings)
     assert any("listener.other: cannot be added" in each for each in warnings)
+    assert any("queue.max_size = 1: cannot be reloaded" in each for each in warnings)
+    assert relay.snapshot().settings.queue.max_size == Queue().max_size
     await (await Client.connect(relay.addresses["app"])).say("NOOP")
+
+
+async def test_two_tables_of_one_name_stay_apart(lab: Lab) -> None:
+    lab.write("a/virtual", "a@here.example x@far.example\n")
+    lab.write("b/virtual", "b@here.example y@far.example\n")
+    relay = await lab.started('[aliases]\ntables = ["a/virtual", "b/virtual"]\n[listener.app]\nbind = "127.0.0.1:0"')
+    lab.write("a/virtual", "a@here.example x@far.example\na@here.example z@far.example\n")
+    await relay.reload()
+    for local in "ab":
+        message = await lab.delivered(relay, f"{local}@here.example")
+        (entry,) = await relay.spool.entries(message)
+        assert str(entry.delivery.address) == f"{'x' if local == 'a' else 'y'}@far.example"
+
+
+async def test_a_file_that_is_gone_at_a_reload_is_a_mistake(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = lab.config('[listener.app]\nbind = "127.0.0.1:0"\ndebug = true')
+    monkeypatch.chdir(lab.folder)
+    read = reader(None)
+    async with Relay.running(read, world=lab.world, emit=lab.journal) as relay:
+        before = relay.snapshot()
+        file.unlink()
+        await relay.reload()
+        assert relay.snapshot() is before
+        assert "smtproute.toml" in lab.journal.of(Happening.RELOAD_REFUSED)[0].facts["why"]
 
 
 async def test_a_second_relay_on_the_same_state_is_refused(lab: Lab) -> None:

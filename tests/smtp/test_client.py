@@ -648,7 +648,7 @@ async def test_what_would_have_to_be_converted_is_refused_and_not_an_octet_sent(
         assert answer.reply is not None
         assert (answer.stage, answer.reply.code, answer.reply.enhanced) == (Stage.MAIL, code, enhanced)
         assert answer.detail.startswith("not sent by smtproute: ")
-        assert judge(answer) is Judgement.FINAL
+        assert judge(answer) is Judgement.NEXT_SERVER and answer.ours
 
 
 @pytest.mark.parametrize("size", ["SIZE", "SIZE 0", "size 26", "SIZE much"])
