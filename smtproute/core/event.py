@@ -42,7 +42,7 @@ class Happening(StrEnum):
     REFUSED = "refused"
     """A command or a connection was refused at the door."""
     FAULT = "fault"
-    """An exception of ours was caught at one of the three places where one may be."""
+    """An exception of ours was caught: around a verb, an attempt or a verdict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,22 @@ def test_check_says_when_no_sender_can_be_told(tmp_path: Path) -> None:
     assert run("check", "-c", str(file)).returncode == 0
 
 
+def test_check_says_what_is_silent_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    (tmp_path / "aliases").write_text(
+        "info@here.example good@far.example, bad..x@far.example\nroot admin@far.example\n"
+    )
+    text = '[aliases]\ntables = ["aliases"]\n[listener.mx]\nbind = ":2525"\nrole = "inbound"\ndebug = true\n'
+    file.write_text(text)
+    done = run("check", "-c", str(file))
+    assert done.returncode == 2
+    assert "aliases:1: info@here.example: aliases:1: 'bad..x@far.example' is no address" in done.stdout
+    assert "warning: listener.mx.debug: VRFY and EXPN tell every stranger" in done.stdout
+    file.write_text(text.replace('role = "inbound"', 'role = "trusted"').replace(", bad..x@far.example", ""))
+    (tmp_path / "aliases").write_text("info@here.example good@far.example\nroot admin@far.example\n")
+    assert run("check", "-c", str(file)).returncode == 0
+
+
 def test_the_version() -> None:
     assert run("--version").stdout.startswith("smtproute ")
     assert run("-h").returncode == 0
