@@ -185,9 +185,9 @@ class Relay:
                         finally:
                             await relay._leave()
                 finally:
-                    await relay._drain(delivering)
                     for task in background:
                         task.cancel()
+                    await relay._drain(delivering)
         finally:
             await spool.close()
             emit(Event(Happening.STOPPED, world.clock.now()))
