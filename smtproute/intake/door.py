@@ -97,7 +97,6 @@ class _Taken:
     """`held` is all of it."""
     size: int = 0
     staged: Staged | None = None
-    refusal: Reply | None = None
 
 
 class IntakeDoor:
