@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import textwrap
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -83,6 +84,20 @@ class Lab:
     async def started(self, text: str) -> Relay:
         """A relay with this configuration, until the test ends."""
         return await self.stack.enter_async_context(self.relay(self.config(text)))
+
+    async def application(self, *servers: str, more: str = "") -> Relay:
+        """A relay for an application: all to an endpoint of these servers, bounces for the sender captured."""
+        text = f"""
+            default = {{ endpoint = "far" }}
+            [listener.app]
+            bind = "127.0.0.1:0"
+            [endpoint.far]
+            servers = {json.dumps(servers)}
+            [[route]]
+            match = "*@else.example"
+            mode = "capture"
+        """
+        return await self.started(textwrap.dedent(text) + textwrap.dedent(more))
 
     async def send(
         self,

@@ -19,6 +19,7 @@ from smtproute.trace.log import log_to
 from smtproute.trace.text import render
 from tests.e2e.conftest import LETTER, Lab
 from tests.e2e.test_lifecycle import Client
+from tests.e2e.test_seals import FORWARD
 
 
 async def test_a_quoted_local_part_does_not_become_two_addresses(lab: Lab) -> None:
@@ -160,25 +161,8 @@ def test_a_log_that_cannot_be_written_costs_its_lines_and_nothing_else(form: Log
 async def test_a_from_that_nests_forever_names_nobody(lab: Lab) -> None:
     far = await lab.upstream("mx.far.example")
     lab.write("aliases", "name@example.org me@far.example\n")
-    relay = await lab.started(
-        f"""
-        [aliases]
-        tables = ["aliases"]
-        [listener.mx]
-        bind = "127.0.0.1:0"
-        role = "inbound"
-        [endpoint.far]
-        servers = ["mx.far.example:{far.port}"]
-        [[route]]
-        match = "*@far.example"
-        endpoint = "far"
-        [arc]
-        sign = "sender"
-        [arc.keys."example.org"]
-        selector = "mail"
-        file = "{lab.key()}"
-        """
-    )
+    config = textwrap.dedent(FORWARD.format(port=far.port, key=lab.key()))
+    relay = await lab.started(config + '[arc]\nsign = "sender"\n')
     await lab.delivered(relay, "name@example.org", content=b"From: " + b"(" * 3000 + b"\r\n\r\nbody\r\n")
     assert b"d=example.org" in far.received[0].content
     await lab.delivered(relay, "name@example.org", content=b"From: <x@example.org>\r\n\r\nbody\r\n")
@@ -200,15 +184,7 @@ async def test_a_limit_on_recipients_costs_another_transaction_and_no_pause(lab:
 
     far = await lab.stack.enter_async_context(Limited())
     lab.zone.set("far.example", "A", [far.host])
-    relay = await lab.started(
-        f"""
-        default = {{ endpoint = "far" }}
-        [listener.app]
-        bind = "127.0.0.1:0"
-        [endpoint.far]
-        servers = ["far.example:{far.port}"]
-        """
-    )
+    relay = await lab.application(f"far.example:{far.port}")
     message = await lab.accepted(relay, *(f"{n}@far.example" for n in range(250)))
     await lab.journal.finished(message, 250)
     assert [len(each.recipients) for each in far.received] == [100, 100, 50]
@@ -245,15 +221,7 @@ async def test_what_one_server_took_does_not_wait_for_the_next(lab: Lab) -> None
     gate = asyncio.Event()
     first = await lab.upstream("a.example", [on("RCPT", "451 4.2.0 later", match="late@")])
     second = await lab.upstream("b.example", [on("MAIL", Wait(gate))])
-    relay = await lab.started(
-        f"""
-        default = {{ endpoint = "far" }}
-        [listener.app]
-        bind = "127.0.0.1:0"
-        [endpoint.far]
-        servers = ["a.example:{first.port}", "b.example:{second.port}"]
-        """
-    )
+    relay = await lab.application(f"a.example:{first.port}", f"b.example:{second.port}")
     message = await lab.accepted(relay, "now@far.example", "late@far.example")
     (kept,) = await first.wait(1)
     await second.heard(f"MAIL FROM:<friend@else.example> SIZE={len(kept.content)}")
@@ -271,18 +239,7 @@ async def test_what_one_server_took_does_not_wait_for_the_next(lab: Lab) -> None
 async def test_a_held_message_that_fails_is_told_of_once(lab: Lab) -> None:
     gate = asyncio.Event()
     far = await lab.upstream("far.example", [on("RCPT", Wait(gate), "550 5.1.1 no")])
-    relay = await lab.started(
-        f"""
-        default = {{ endpoint = "far" }}
-        [listener.app]
-        bind = "127.0.0.1:0"
-        [endpoint.far]
-        servers = ["far.example:{far.port}"]
-        [[route]]
-        match = "*@else.example"
-        mode = "capture"
-        """
-    )
+    relay = await lab.application(f"far.example:{far.port}")
     message = await lab.accepted(relay, "x@far.example")
     await far.heard("RCPT TO:<x@far.example>")
     await relay.spool.change(Change.HOLD, [message], lab.world.clock.now())
@@ -319,22 +276,12 @@ async def test_our_own_name_among_the_exchanges_ends_the_list(lab: Lab) -> None:
 async def test_what_one_server_lacks_another_may_have_and_nobody_is_quoted_who_did_not_speak(lab: Lab) -> None:
     plain = await lab.upstream("plain.example", extensions=("PIPELINING",))
     able = await lab.upstream("able.example")
-    config = """
-        default = {{ endpoint = "far" }}
-        [listener.app]
-        bind = "127.0.0.1:0"
-        [endpoint.far]
-        servers = {servers}
-        [[route]]
-        match = "*@else.example"
-        mode = "capture"
-    """
-    both = config.format(servers=f'["plain.example:{plain.port}", "able.example:{able.port}"]')
-    relay = await lab.started(both)
+    relay = await lab.application(f"plain.example:{plain.port}", f"able.example:{able.port}")
     eight_bit = LETTER + b"\xc3\xa4\r\n"
     await lab.delivered(relay, "x@far.example", content=eight_bit)
     assert (len(plain.received), len(able.received)) == (0, 1)
-    lab.config(config.format(servers=f'["plain.example:{plain.port}"]'))
+    written = lab.folder / "smtproute.toml"
+    written.write_text(written.read_text().replace(f', "able.example:{able.port}"', ""))
     await relay.reload()
     message = await lab.delivered(relay, "x@far.example", content=eight_bit)
     (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
@@ -344,18 +291,7 @@ async def test_what_one_server_lacks_another_may_have_and_nobody_is_quoted_who_d
 
 async def test_nothing_that_a_server_says_steers_a_terminal(lab: Lab) -> None:
     far = await lab.upstream("far.example", [on("RCPT", "550 5.1.1 \x9b2J\x9d0;title\x9c \u202e no")])
-    relay = await lab.started(
-        f"""
-        default = {{ endpoint = "far" }}
-        [listener.app]
-        bind = "127.0.0.1:0"
-        [endpoint.far]
-        servers = ["far.example:{far.port}"]
-        [[route]]
-        match = "*@else.example"
-        mode = "capture"
-        """
-    )
+    relay = await lab.application(f"far.example:{far.port}")
     message = await lab.delivered(relay, "x@far.example")
     (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
     shown = "\n".join(render(await lab.trace(relay, message)))

@@ -54,20 +54,7 @@ async def test_a_broken_handshake_ends_one_connection_and_nothing_else(lab: Lab,
 
 async def test_the_bounce_says_what_was_tried_and_puts_it_in_nobodys_mouth(lab: Lab) -> None:
     lab.zone.set("a.far.example", "A", ["127.0.0.1"])
-    relay = await lab.started(
-        """
-        default = { endpoint = "far" }
-        [listener.app]
-        bind = "127.0.0.1:0"
-        [endpoint.far]
-        servers = ["a.far.example:1"]
-        [[route]]
-        match = "*@else.example"
-        mode = "capture"
-        [queue]
-        lifetime = 0
-        """
-    )
+    relay = await lab.application("a.far.example:1", more="[queue]\nlifetime = 0")
     message = await lab.delivered(relay, "x@far.example")
     (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
     dsn = (await relay.spool.content(bounced.facts["dsn"])).decode()
