@@ -112,7 +112,7 @@ def test_sighup_reloads_and_refuses_what_is_broken(file: Path) -> None:
         process.send_signal(signal.SIGHUP)
         with smtplib.SMTP(*address, timeout=20) as client:
             client.ehlo("client.example")
-            for _ in range(200):
+            for _ in range(5000):
                 client.rset()
                 client.mail("me@here.example")
                 if client.rcpt("x@kept.example")[0] == 550:
