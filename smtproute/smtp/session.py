@@ -17,7 +17,7 @@ import asyncio
 import ssl
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import assert_never, cast
@@ -170,7 +170,8 @@ class Session(SMTP):
         except OSError:  # TimeoutError is one
             pass
         finally:
-            self.transport.abort()
+            with suppress(AttributeError):  # Python 3.11.2: an ended TLS transport has lost what it would abort
+                self.transport.abort()
 
     async def _converse(self) -> None:
         self._write_down(Arrow.NOTE, f"connected from [{self.client.ip}]:{self.client.port}")

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import dns.message
 import dns.rdatatype
@@ -32,6 +33,42 @@ LETTER = (
     b"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@else.example>\r\n\r\nHello.\r\n"
 )
 SENDER = "friend@else.example"
+
+
+class Client:
+    """A line-by-line client, for what happens between two commands. The lab closes it."""
+
+    opened: ClassVar[list[Client]] = []
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, address: tuple[str, int], **options) -> Client:
+        client = cls(*await asyncio.open_connection(*address, **options))
+        cls.opened.append(client)
+        assert (await client.reply()).startswith("220 ")
+        return client
+
+    async def reply(self) -> str:
+        lines = []
+        while True:
+            line = (await asyncio.wait_for(self.reader.readline(), 20)).decode()
+            lines.append(line.rstrip("\r\n"))
+            if line[3:4] != "-":
+                return "\n".join(lines)
+
+    async def say(self, line: str) -> str:
+        self.writer.write(line.encode() + b"\r\n")
+        return await self.reply()
+
+    async def letter(self, recipient: str) -> str:
+        assert (await self.say("EHLO client.example")).startswith("250")
+        for line in ("MAIL FROM:<friend@else.example>", f"RCPT TO:<{recipient}>"):
+            assert (await self.say(line)).startswith("250 ")
+        assert (await self.say("DATA")).startswith("354 ")
+        self.writer.write(LETTER + b".\r\n")
+        return await self.reply()
 
 
 class Lab:
@@ -150,3 +187,6 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     async with asyncio.timeout(60), AsyncExitStack() as stack:
         zone = await stack.enter_async_context(Zone({}))
         yield Lab(tmp_path, stack, zone)
+        # A relay that stops waits for open transactions: nobody is left who would end them.
+        while Client.opened:
+            Client.opened.pop().writer.close()

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from smtproute.app import Relay
-from tests.e2e.conftest import Lab
+from tests.e2e.conftest import Client, Lab
 
 MX = """
     domains = ["here.example"]
@@ -104,8 +104,6 @@ async def test_a_whole_session_by_telnet(lab: Lab) -> None:
 
 
 async def test_without_debug_vrfy_and_expn_tell_nothing(lab: Lab) -> None:
-    from tests.e2e.test_lifecycle import Client
-
     relay = await started(lab)
     client = await Client.connect(relay.addresses["quiet"])
     await client.say("EHLO x")
@@ -175,8 +173,6 @@ RELAY_ATTEMPTS = [
 
 @pytest.mark.parametrize(("sender", "recipient"), RELAY_ATTEMPTS)
 async def test_it_is_no_open_relay(lab: Lab, sender: str, recipient: str) -> None:
-    from tests.e2e.test_lifecycle import Client
-
     relay = await started(lab)
     client = await Client.connect(relay.addresses["mx"])
     await client.say("EHLO x")

@@ -17,8 +17,7 @@ from smtproute.testing.upstream import Rule, Upstream, Verb, Wait, on
 from smtproute.testing.zone import Fault
 from smtproute.trace.log import log_to
 from smtproute.trace.text import render
-from tests.e2e.conftest import LETTER, Lab
-from tests.e2e.test_lifecycle import Client
+from tests.e2e.conftest import LETTER, Client, Lab
 from tests.e2e.test_seals import FORWARD
 
 

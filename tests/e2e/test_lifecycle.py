@@ -17,7 +17,7 @@ from smtproute.core.settings import Queue
 from smtproute.smtp.listener import ListenerFailed
 from smtproute.spool.queue import SpoolBusy
 from smtproute.testing.upstream import Wait, on
-from tests.e2e.conftest import LETTER, Lab
+from tests.e2e.conftest import LETTER, Client, Lab
 
 APP = """
     default = {{ endpoint = "far" }}
@@ -28,39 +28,6 @@ APP = """
     [queue]
     retry = ["1s"]
 """
-
-
-class Client:
-    """A line-by-line client, for what happens between two commands."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def connect(cls, address: tuple[str, int], **options) -> Client:
-        client = cls(*await asyncio.open_connection(*address, **options))
-        assert (await client.reply()).startswith("220 ")
-        return client
-
-    async def reply(self) -> str:
-        lines = []
-        while True:
-            line = (await asyncio.wait_for(self.reader.readline(), 20)).decode()
-            lines.append(line.rstrip("\r\n"))
-            if line[3:4] != "-":
-                return "\n".join(lines)
-
-    async def say(self, line: str) -> str:
-        self.writer.write(line.encode() + b"\r\n")
-        return await self.reply()
-
-    async def letter(self, recipient: str) -> str:
-        assert (await self.say("EHLO client.example")).startswith("250")
-        for line in ("MAIL FROM:<friend@else.example>", f"RCPT TO:<{recipient}>"):
-            assert (await self.say(line)).startswith("250 ")
-        assert (await self.say("DATA")).startswith("354 ")
-        self.writer.write(LETTER + b".\r\n")
-        return await self.reply()
 
 
 async def test_what_is_unfinished_is_taken_up_again(lab: Lab) -> None:

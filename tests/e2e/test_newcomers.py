@@ -10,9 +10,8 @@ import pytest
 import trustme
 
 from smtproute.core.event import Happening
-from tests.e2e.conftest import Lab
+from tests.e2e.conftest import Client, Lab
 from tests.e2e.test_cli import run
-from tests.e2e.test_lifecycle import Client
 from tests.e2e.test_seals import FORWARD
 
 
