@@ -93,7 +93,6 @@ def test_retries_advance_and_end(start: float, pauses: list[float], lifetime: fl
     while (again := next_attempt(queue, start, attempts, now)) is not None and attempts < 1000:
         assert now < again <= start + lifetime or again == start + lifetime
         now, attempts = again, attempts + 1
-    assert again is None or attempts == 1000
     assert next_attempt(queue, start, attempts, start + lifetime) is None
 
 

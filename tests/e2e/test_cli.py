@@ -179,6 +179,16 @@ def test_the_trace_of_a_message(file: Path) -> None:
     assert run("trace", "NOSUCH", "-c", str(file)).returncode == 1
 
 
+def test_a_trace_is_followed_to_its_end(file: Path) -> None:
+    file.write_text(file.read_text() + '[queue]\nretry = ["1s"]\nlifetime = "2s"\n')
+    with serving(file) as (_, address):
+        message = send(address, "a@far.example")
+        done = run("trace", message, "--follow", "-c", str(file))
+    assert done.returncode == 0
+    assert done.stdout.count("== not connected to far.internal (127.0.0.1:1)") >= 2
+    assert re.search(r"^\S+ failed +endpoint far for a@far\.example", done.stdout, re.MULTILINE)
+
+
 def test_a_second_relay_on_the_same_spool_is_refused(file: Path) -> None:
     with serving(file):
         second = run("serve", "-c", str(file))

@@ -14,7 +14,9 @@ from smtproute.core.outcome import Outcome, Result
 from smtproute.core.plan import Delivery
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Kind, Role
-from smtproute.spool import Accepted, Entry, Message, OperatorSpool, Settlement, SqliteSpool, Staged
+from smtproute.spool.operator import OperatorSpool
+from smtproute.spool.queue import Accepted, Entry, Message, Settlement, Staged
+from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
 
 NOW = 1_700_000_000.0

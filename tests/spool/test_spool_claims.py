@@ -8,8 +8,8 @@ from dataclasses import replace
 from spooling import NOW, deliveries, keys, mail
 
 from smtproute.core.settings import Kind
-from smtproute.spool import Entry, State
 from smtproute.spool.claims import READY, Claims
+from smtproute.spool.queue import Entry, State
 
 
 def entry(name: str, due_at: float = NOW) -> Entry:

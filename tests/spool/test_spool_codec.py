@@ -16,7 +16,6 @@ from smtproute.core.plan import Delivery
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Kind, Role
 from smtproute.core.verdict import Verdict
-from smtproute.spool import Message
 from smtproute.spool.codec import (
     pack_delivery,
     pack_facts,
@@ -25,6 +24,7 @@ from smtproute.spool.codec import (
     unpack_event,
     unpack_message,
 )
+from smtproute.spool.queue import Message
 
 texts = st.text(max_size=20)
 addresses = st.builds(Address, texts, st.builds(Domain, texts, texts))

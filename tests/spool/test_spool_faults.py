@@ -32,7 +32,9 @@ from spooling import (
 
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import Trace
-from smtproute.spool import Change, SpoolFailed, SpoolFull, SqliteSpool, State, schema
+from smtproute.spool import schema
+from smtproute.spool.queue import Change, SpoolFailed, SpoolFull, State
+from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
 
 MB = 1 << 20

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from spooling import NOW, Clock, beside, bodies, claim, delivered, happened, keys, mail, octets, opened
 
-from smtproute.spool import Change, Changed, SpoolBusy, SpoolFailed, SpoolVersion, State, schema
+from smtproute.spool import schema
+from smtproute.spool.queue import Change, Changed, SpoolBusy, SpoolFailed, SpoolVersion, State
 
 MB = 1 << 20
 
@@ -151,7 +152,8 @@ async def test_an_operator_hears_what_is_in_flight_beside_a_relay(tmp_path: Path
 
 SCRIPT = """
 import asyncio, sys
-from smtproute.spool import Change, SqliteSpool
+from smtproute.spool.queue import Change
+from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
 
 async def main():

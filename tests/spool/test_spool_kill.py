@@ -33,7 +33,8 @@ from spooling import (
 
 from smtproute.core.event import Happening
 from smtproute.core.settings import Trace
-from smtproute.spool import Change, SpoolFailed, SqliteSpool, State
+from smtproute.spool.queue import Change, SpoolFailed, State
+from smtproute.spool.sqlite import SqliteSpool
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A kill leaves what was written, synced or not; a disk that need not sync makes hundreds of runs quick."""

@@ -9,7 +9,7 @@ from spooling import NOW, Clock, bodies, claim, deferred, delivered, failed, hap
 
 from smtproute.core.event import Happening
 from smtproute.core.settings import Trace
-from smtproute.spool import Change, SpoolFailed, State
+from smtproute.spool.queue import Change, SpoolFailed, State
 
 DAY = 86400.0
 MB = 1 << 20

@@ -25,7 +25,7 @@ from spooling import (
 )
 
 from smtproute.core.event import Happening
-from smtproute.spool import LARGEST_ROW, Accepted, Change, Changed, SpoolFailed, SpoolFull, State
+from smtproute.spool.queue import LARGEST_ROW, Accepted, Change, Changed, SpoolFailed, SpoolFull, State
 
 MB = 1 << 20
 
