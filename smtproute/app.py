@@ -21,6 +21,7 @@ from smtproute.core.address import Address
 from smtproute.core.choice import LookupFailed
 from smtproute.core.envelope import Envelope
 from smtproute.core.event import Emit, Event, Happening
+from smtproute.core.finding import Finding
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Settings
 from smtproute.core.snapshot import Snapshot, carried
@@ -204,7 +205,7 @@ class Relay:
             listener.update(settings.listeners[name], settings.limits, contexts[name])
         self._loaded = loaded
         self._resolver = Resolver(settings.resolver, self._world)
-        self._warn(loaded.snapshot.warnings)
+        self._warn(loaded.snapshot.findings)
         self._emit(Event(Happening.RELOADED, self._world.clock.now()))
         self._dispatcher.nudge()
 
@@ -219,7 +220,7 @@ class Relay:
 
     async def _listen(self, listening: contextlib.AsyncExitStack) -> None:
         settings = self.snapshot().settings
-        self._warn(self.snapshot().warnings)
+        self._warn(self.snapshot().findings)
         for name, listener in settings.listeners.items():
             opened = Listener(
                 listener, settings.limits, str(settings.hostname), self._intake.door, self._world, self._emit
@@ -254,9 +255,9 @@ class Relay:
             await self.spool.sweep(self._world.clock.now(), self.snapshot().settings.trace)
             await self._world.clock.sleep(SWEEP)
 
-    def _warn(self, warnings: Sequence[str]) -> None:
-        for warning in warnings:
-            self._emit(Event(Happening.WARNING, self._world.clock.now(), facts={"what": warning}))
+    def _warn(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            self._emit(Event(Happening.WARNING, self._world.clock.now(), facts={"what": str(finding)}))
 
     async def _judge(self, content: bytes) -> Sequence[Verdict]:
         return (arc.verdict(await arc.evaluate(content, self._txt, self._cpu)),)

@@ -20,13 +20,13 @@ def command(
     """Report what is wrong with the configuration, its tables and keys. Exit: 0 clean, 1 warnings, 2 errors."""
     from smtproute.app import Refused, load
     from smtproute.cli.configuration import reader
+    from smtproute.core.finding import error
     from smtproute.doctor import examine
-    from smtproute.doctor.finding import Finding, Severity
 
     try:
         findings = examine(load(reader(config)).snapshot)
     except Refused as refused:
-        findings = [Finding(Severity.ERROR, *_parted(line)) for line in str(refused).splitlines()]
+        findings = [error("configuration", *_parted(line)) for line in str(refused).splitlines()]
     for finding in findings:
         print(json.dumps(finding.json(), ensure_ascii=False) if as_json else finding)
     if not findings and not as_json:

@@ -8,19 +8,20 @@ from dataclasses import replace
 from ipaddress import ip_network
 from itertools import combinations
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from smtproute.config.docker_mailserver import Lists, accounts, domains
-from smtproute.config.docker_mailserver import read as read_folder
+from smtproute.config.docker_mailserver.folder import Lists, accounts, domains
+from smtproute.config.docker_mailserver.folder import read as read_folder
 from smtproute.config.document import Document, Location, read
 from smtproute.config.schema import IpLiteral, ListenerTable, Root, Sign, TargetTable, close, known_keys
 from smtproute.config.tables import key_domains, pcre_table, text_table
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
 from smtproute.core.decide import Mailbox, Routing
+from smtproute.core.finding import Finding
 from smtproute.core.permit import LOOPBACK
 from smtproute.core.routes import Match, Route, RouteError, Target
 from smtproute.core.settings import (
@@ -90,9 +91,10 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
         log=Log(**dict(root.log)),
     )
     document.check()
-    aliases = Aliases(lists.tables, hostname, root.aliases.recipient_delimiter)
+    own = frozenset({"localhost"})
+    aliases = Aliases(lists.tables, hostname, root.aliases.recipient_delimiter, own)
     routing = Routing(hostname, aliases, lists.local_domains, lists.mailboxes, routes, default)
-    return Snapshot(settings, routing, lists.warnings)
+    return Snapshot(settings, routing, findings=lists.findings)
 
 
 # What the schema finds wrong
@@ -210,7 +212,7 @@ def _listener(document: Document, name: str, table: ListenerTable) -> Listener:
     networks = table.trusted_networks
     if table.role is Role.TRUSTED and not networks:
         networks = tuple(ip_network(each) for each in LOOPBACK)
-    files = {}
+    files: dict[str, Any] = {}
     for key, written in (("certificate", table.certificate), ("key", table.key)):
         if written is not None and tls is not ListenerTls.NONE:
             files[key] = str(document.file((*at, key), written))
@@ -315,10 +317,10 @@ def _folder(document: Document, written: str, hostname: Domain) -> Lists:
 
 def _parts(document: Document, root: Root) -> Lists:
     mailboxes: Mapping[str, Mailbox] = {}
-    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     if root.accounts.file is not None:
         octets = document.content(("accounts", "file"), root.accounts.file)
-        mailboxes, warnings = accounts(root.accounts.file, octets)
+        mailboxes, findings = accounts(root.accounts.file, octets)
     local = dict(domains(mailboxes))
     tables: list[Table] = []
     for number, (kind, written) in enumerate(root.aliases.tables):
@@ -331,8 +333,8 @@ def _parts(document: Document, root: Root) -> Lists:
             text, more = text_table(shown, octets)
             tables.append(text)
             local = {**key_domains(text), **local}
-        warnings += more
-    return Lists(mailboxes, tuple(tables), local, warnings)
+        findings += more
+    return Lists(mailboxes, tuple(tables), local, findings)
 
 
 def _resolver(document: Document, root: Root) -> Resolver:

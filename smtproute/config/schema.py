@@ -109,6 +109,13 @@ def _size(value: object) -> int:
     return octets
 
 
+def _source(value: object) -> Source:
+    known = (Source.STATIC, Source.HOSTS, Source.DNS)
+    if _text(value) not in known:
+        raise ValueError(f"not one of {', '.join(known)}.{close(_text(value), known)}")
+    return Source(_text(value))
+
+
 def _quantity(value: object, units: Mapping[str, int], wanted: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
@@ -405,7 +412,7 @@ class EndpointTable(Table):
 
 
 class ResolverTable(Table):
-    order: Some[Annotated[Source, PlainValidator(_choice(Source))]] = _RESOLVER.order
+    order: Some[Annotated[Source, PlainValidator(_source)]] = _RESOLVER.order
     static: dict[Annotated[str, PlainValidator(_host)], Some[Annotated[str, PlainValidator(_static_ip)]]] = {}
     hosts_file: Path = _RESOLVER.hosts_file
     servers: Many[Annotated[str, PlainValidator(_nameserver)]] = _RESOLVER.servers

@@ -1,7 +1,7 @@
 """Tables: the text of alias tables becomes what `core.aliases` looks up, read as Postfix reads it.
 
 A fault in a table never stops us. A line that Postfix skips is skipped with the same reason, a table that Postfix
-could not use (a duplicate key) gets a `fault`; each is a warning that begins with file and line.
+could not use (a duplicate key) gets a `fault`; each is a finding with file and line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pcre2
 
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Condition, Entry, PatternError, PcreRule, PcreTable, TextTable, compile_pattern
+from smtproute.core.finding import Finding, error, warning
 
 __all__ = ["decoded", "key_domains", "pcre_table", "text_table", "utf8"]
 
@@ -54,41 +55,45 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 _KEY = re.compile(r'(?:\\(?:.|\Z)|"(?:\\.|[^"\\])*"|[^\s"\\])*', re.ASCII | re.DOTALL)
 
 
-def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[str, ...]]:
-    """A table in postmap(1) format, and its warnings. `shown` names it in rules and warnings."""
+def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding, ...]]:
+    """A table in postmap(1) format, and what is wrong with it. `shown` names it in rules and findings."""
     entries: dict[str, Entry] = {}
-    warnings: list[str] = []
+    findings: list[Finding] = []
     fault = ""
     for number, line in _logical_lines(decoded(text)):
 
-        def warn(why: str, number: int = number) -> None:
-            warnings.append(f"{shown}:{number}: {why}")
+        def warn(name: str, why: str, instead: str = "", number: int = number) -> None:
+            findings.append(warning(name, f"{shown}:{number}", why, instead))
 
         if not utf8(line):
-            warn("not UTF-8: the line is ignored")
+            warn("not-utf-8", "Not UTF-8: the line is ignored.")
             continue
         if line[0] in _SPACE:
-            warn("a line that begins with white space continues the one above, and there is none: it is ignored")
+            what = "A line that begins with white space continues the one above, and there is none: it is ignored."
+            warn("leading-space", what, line.strip(_SPACE))
             continue
         match = _KEY.match(line)
         written = match[0] if match else ""
         value = line[len(written) :]
         if value.startswith('"'):
-            warn("an unbalanced quote: the line is ignored")
+            warn("unbalanced-quote", "An unbalanced quote: the line is ignored.")
             continue
         value = value.strip(_SPACE)
         if not value:
-            warn(f'"{written}" has no value: the line is ignored. Write key, white space, value')
+            warn("no-value", f'"{written}" has no value: the line is ignored.', f"{written} target@example.org")
             continue
         if written.endswith(":"):
-            warn(f'the key "{written}" ends in a colon and never matches: this is no aliases(5) file')
+            what = f'The key "{written}" ends in a colon and never matches: this is no aliases(5) file.'
+            warn("key-with-colon", what, f"{written.rstrip(':')} {value}")
         key = _key(written)
         earlier = entries.setdefault(key, Entry(number, value))
         if earlier.line != number:
             duplicate = f'duplicate key "{written.lower()}" (lines {earlier.line} and {number})'
             fault = fault or duplicate
-            warn(f"{duplicate}: the whole table is unusable, its look-ups get 451 4.3.0. Remove one of the lines")
-    return TextTable(shown, entries, fault), tuple(warnings)
+            what = f"The {duplicate} makes the whole table unusable: every recipient gets 451 4.3.0."
+            targets = ", ".join(dict.fromkeys((earlier.value, value)))
+            findings.append(error("duplicate-key", f"{shown}:{number}", what, f"{written} {targets}"))
+    return TextTable(shown, entries, fault), tuple(findings)
 
 
 def _key(written: str) -> str:
@@ -136,11 +141,11 @@ class _Skip(Exception):
     """Postfix skips this line; the text says why."""
 
 
-def pcre_table(shown: str, text: bytes | str) -> tuple[PcreTable, tuple[str, ...]]:
-    """A table in pcre_table(5) format, and its warnings. `shown` names it in rules and warnings."""
+def pcre_table(shown: str, text: bytes | str) -> tuple[PcreTable, tuple[Finding, ...]]:
+    """A table in pcre_table(5) format, and what is wrong with it. `shown` names it in rules and findings."""
     rules: list[PcreRule] = []
     enclosing: list[tuple[int, Condition]] = []
-    warnings: list[str] = []
+    findings: list[Finding] = []
     for number, raw in _logical_lines(decoded(text)):
         line = raw.rstrip(_SPACE)
         word = re.match(r"(if|endif)(?![A-Za-z0-9])", line, re.IGNORECASE)
@@ -167,9 +172,12 @@ def pcre_table(shown: str, text: bytes | str) -> tuple[PcreTable, tuple[str, ...
                     notes.append("text after endif is ignored")
         except _Skip as why:
             notes.append(f"{why}: the line is ignored")
-        warnings += [f"{shown}:{number}: {note}" for note in notes]
-    warnings += [f"{shown}:{number}: if {condition.text} has no endif" for number, condition in enclosing]
-    return PcreTable(shown, tuple(rules)), tuple(warnings)
+        findings += [warning("pattern", f"{shown}:{number}", f"{note[0].upper()}{note[1:]}.") for note in notes]
+    findings += [
+        warning("pattern", f"{shown}:{number}", f"if {condition.text} has no endif.", "endif")
+        for number, condition in enclosing
+    ]
+    return PcreTable(shown, tuple(rules)), tuple(findings)
 
 
 def _condition(line: str, notes: list[str]) -> tuple[Condition, str]:

@@ -117,16 +117,17 @@ class Address:
     def split_detail(self, delimiter: str) -> tuple[str, str]:
         """The local part without its `+detail`, and the detail with its delimiter ("" where there is none).
 
-        As Postfix split_addr(3): the first delimiter that is not the first character; `postmaster`,
-        `mailer-daemon` and `double-bounce` are never split, nor `owner-x` and `x-request` where "-" delimits.
+        As Postfix split_addr(3): the first of the characters in `delimiter` that is not the first character;
+        `postmaster`, `mailer-daemon` and `double-bounce` are never split, nor `owner-x` and `x-request` where "-"
+        delimits.
         """
         name = self.local.lower()
         if not delimiter or name in _NEVER_SPLIT:
             return self.local, ""
-        if delimiter == "-" and (name.startswith("owner-") or name.endswith("-request")):
+        if "-" in delimiter and (name.startswith("owner-") or name.endswith("-request")):
             return self.local, ""
-        at = self.local.find(delimiter, 1)
-        return (self.local, "") if at < 0 else (self.local[:at], self.local[at:])
+        found = [at for each in delimiter if (at := self.local.find(each, 1)) >= 0]
+        return (self.local[: min(found)], self.local[min(found) :]) if found else (self.local, "")
 
     def without_detail(self, delimiter: str) -> Address | None:
         """The same address without its `+detail`; None where it has none."""

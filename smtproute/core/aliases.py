@@ -5,6 +5,9 @@ Tables are text (texthash) or pcre. For one address the keys are, in order (virt
 is tried in every table before the next key; a pcre table sees the whole address only. What a look-up yields is
 looked up again until nothing more is found; an address that yields itself stays. A `+detail` that the key did not
 name is carried over to each target. A value `@b` under the key `@a` keeps the local part.
+
+An address at our own host name that no virtual alias takes is looked up in the local aliases (aliases(5)), by
+`user+detail` and then by `user`; there a detail is not carried over.
 """
 
 from __future__ import annotations
@@ -25,12 +28,15 @@ __all__ = [
     "Condition",
     "Entry",
     "Expansion",
+    "LookupFault",
     "PatternError",
     "PcreRule",
     "PcreTable",
     "Table",
     "TextTable",
+    "claimed",
     "compile_pattern",
+    "direct",
     "expand",
     "targets",
 ]
@@ -120,8 +126,19 @@ class Aliases:
 
     tables: tuple[Table, ...]
     origin: Domain
-    """Completes a target without a domain (Postfix myorigin), and is where keys without one match."""
+    """Completes a target without a domain (Postfix myorigin)."""
     delimiter: str = "+"
+    """Each of its characters begins a detail."""
+    destinations: frozenset[str] = frozenset()
+    """Our own names besides `origin` (Postfix mydestination), as Domain.key: there keys without a domain match."""
+    local: tuple[TextTable, ...] = ()
+    """aliases(5), for addresses at our own names."""
+    claiming: bool = False
+    """Whether a table that has a bare domain makes that domain local (Postfix virtual_alias_domains)."""
+
+    def own(self, domain: Domain) -> bool:
+        """Whether it is one of our own names."""
+        return domain.key == self.origin.key or domain.key in self.destinations
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +165,7 @@ def _keys(address: Address, aliases: Aliases) -> Iterator[tuple[str, str, bool]]
     yield f"{local}@{domain}", "", True
     if detail:
         yield f"{bare}@{domain}", detail, False
-    if domain in (aliases.origin.key, "localhost"):
+    if aliases.own(address.domain):
         yield local, "", False
         if detail:
             yield bare, detail, False
@@ -177,6 +194,61 @@ def _lookup(address: Address, aliases: Aliases, steps: list[Step]) -> _Hit | Non
             hit = _search(table, key, whole, steps)
             if hit is not None:
                 return hit
+    return _local(address, aliases, steps) if aliases.own(address.domain) else None
+
+
+def _local(address: Address, aliases: Aliases, steps: list[Step]) -> _Hit | None:
+    """The first hit in the local aliases (local(8)). Raises LookupFault."""
+    bare = address.without_detail(aliases.delimiter)
+    for key in (each.local.lower() for each in (address, bare) if each is not None):
+        for table in aliases.local:
+            if table.fault:
+                steps.append(Step(table.file, key, Tried.SKIPPED, f"the table cannot be used: {table.fault}"))
+                raise LookupFault(f"{table.file}: {table.fault}")
+            entry = table.entries.get(key)
+            if entry is not None:
+                rule = f"{table.file}:{entry.line}"
+                steps.append(Step(rule, key, Tried.MATCHED, f"local alias to {entry.value}"))
+                return _Hit(rule, key, entry.value, "")
+            steps.append(Step(table.file, key, Tried.SKIPPED, "no such name"))
+    return None
+
+
+def direct(aliases: Aliases, address: Address) -> tuple[tuple[str, str], ...]:
+    """What each table says of the address as it is written, in one step: rule and name. Raises LookupFault."""
+    found: list[tuple[str, str]] = []
+    for table in (*aliases.tables, *aliases.local):
+        if table.fault:
+            raise LookupFault(f"{table.file}: {table.fault}")
+        if isinstance(table, TextTable):
+            entry = table.entries.get(address.key)
+            hit = (f"{table.file}:{entry.line}", entry.value) if entry is not None else None
+        else:
+            matched = _search(table, address.key, str(address).encode("utf-8", "surrogateescape"), [])
+            hit = (matched.rule, matched.value) if matched is not None else None
+        if hit is not None:
+            found += [(hit[0], name) for name in re.split(r"[\s,]+", hit[1]) if name]
+    return tuple(found)
+
+
+def claimed(aliases: Aliases, domain: Domain) -> str | None:
+    """The rule by which a table that has the bare domain makes it a domain of aliases; None where none does.
+
+    Postfix: virtual_alias_domains = $virtual_alias_maps, which docker-mailserver leaves as it is. Raises LookupFault.
+    """
+    if not aliases.claiming or aliases.own(domain):
+        return None
+    for table in aliases.tables:
+        if table.fault:
+            raise LookupFault(f"{table.file}: {table.fault}")
+        if isinstance(table, TextTable):
+            entry = table.entries.get(domain.key)
+            if entry is not None:
+                return f"{table.file}:{entry.line}"
+        else:
+            hit = _search(table, domain.key, domain.key.encode(), [])
+            if hit is not None:
+                return hit.rule
     return None
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
+from smtproute.core.access import AccessTable
+from smtproute.core.access import refused as access_refused
 from smtproute.core.address import Address, Domain
-from smtproute.core.aliases import Aliases, expand
+from smtproute.core.aliases import Aliases, LookupFault, claimed, expand
 from smtproute.core.envelope import Envelope
 from smtproute.core.permit import STRANGER
 from smtproute.core.plan import Delivery, Plan, Step, Tried
+from smtproute.core.quota import UNLIMITED, Quota, over
+from smtproute.core.relays import Relays, relay_for
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.routes import Route, RouteError, Target, matching
+from smtproute.core.senders import owns
 from smtproute.core.settings import Kind, Mode, Role
 
-__all__ = ["Facts", "Mailbox", "Routing", "decide"]
+__all__ = ["FULL", "FULL_FOR_NOW", "Facts", "Mailbox", "Routing", "decide", "limited"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,12 @@ class Mailbox:
 
     address: Address
     rule: str
+    quota: Quota = UNLIMITED
+
+
+FULL = Reply(552, "5.2.2", "Mailbox is full")
+"""What RCPT answers where every copy is for a full mailbox, as docker-mailserver does."""
+FULL_FOR_NOW = Reply(452, "4.2.2", "Mailbox is full: try again later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,12 @@ class Routing:
     """By Address.key."""
     routes: tuple[Route, ...]
     default: Target
+    relays: Relays = field(default_factory=Relays)
+    send_access: AccessTable | None = None
+    receive_access: AccessTable | None = None
+    spoof_protection: bool = False
+    """Whether an authenticated client may only send as an address that its login owns."""
+    full: Reply = FULL_FOR_NOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +62,15 @@ class Facts:
     """What was gathered for one decision."""
 
     routing: Routing
+    usage: Mapping[str, int] = field(default_factory=dict)
+    """Octets in mailboxes, by the Address.key of the account; a mailbox that is not named is not judged."""
 
 
 _DENIED = Reply(554, "5.7.1", "Relay access denied: this listener takes mail for its own domains only")
 _UNKNOWN = Reply(550, "5.1.1", "User unknown: check the spelling of the address")
 _REJECTED = Reply(550, "5.7.1", "Mail to this address is not accepted here")
 _LATER = Reply(451, "4.3.0", "Temporary lookup failure: try again later")
+_LOG_IN = Reply(530, "5.7.0", "Authentication required: send AUTH first")
 
 
 def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
@@ -67,28 +87,69 @@ def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
         return _refused(refused, steps, Refusal(STRANGER, "permission", f"{client.ip} is refused at connect"))
     if recipient is None:
         postmaster = Address("postmaster", routing.hostname)
-        plan = _route(routing, postmaster, steps)
+        plan = _route(facts, envelope, postmaster, steps)
         # The default is for addresses elsewhere: whoever it leads to would send our own postmaster's mail back.
         astray = any(each.rule == "default" and each.address == postmaster for each in plan.deliveries)
         return _capture(postmaster, plan) if astray or plan.refusal is not None else plan
     try:
-        permitted = _permit(routing, envelope, recipient, steps)
-    except RouteError as error:
-        return _refused(recipient, steps, Refusal(_LATER, "routing", str(error)))
-    if not permitted:
-        return _refused(recipient, steps, Refusal(_DENIED, "permission", f"{recipient.domain} is not local"))
-    return _route(routing, recipient, steps)
+        refusal = _permit(routing, envelope, recipient, steps)
+    except (RouteError, LookupFault) as error:
+        refusal = Refusal(_LATER, "routing", str(error))
+    if refusal is not None:
+        return _refused(recipient, steps, refusal)
+    return _route(facts, envelope, recipient, steps)
 
 
-def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step]) -> bool:
+def limited(plan: Plan, routing: Routing) -> tuple[Address, ...]:
+    """The accounts of the plan's mailboxes that have a quota: whose usage `Facts` should name."""
+    accounts = [delivery.mailbox for delivery in plan.deliveries if delivery.mailbox is not None]
+    return tuple(account for account in accounts if routing.mailboxes[account.key].quota.limit)
+
+
+def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step]) -> Refusal | None:
+    """Why this client may not send this: the order is that of Postfix's smtpd restrictions in docker-mailserver.
+
+    Raises RouteError, LookupFault.
+    """
+    client, sender = envelope.client, envelope.reverse_path
+    listener = f"listener.{client.listener}"
+    delimiter = routing.aliases.delimiter
+    if client.role is Role.SUBMISSION and client.login is None:
+        steps.append(Step(listener, client.ip, Tried.SKIPPED, "nobody has logged in"))
+        return Refusal(_LOG_IN, "permission", f"{client.ip} has not logged in")
+    if client.login is not None and routing.spoof_protection and sender is not None:
+        refusal = owns(routing.aliases, client.login, sender, steps)
+        if refusal is not None:
+            return refusal
+    if routing.send_access is not None:
+        refusal = access_refused(routing.send_access, sender, "Sender", delimiter, steps)
+        if refusal is not None:
+            return refusal
+    if not _permitted(routing, envelope, recipient, steps):
+        return Refusal(_DENIED, "permission", f"{recipient.domain} is not local")
+    if routing.receive_access is not None:
+        return access_refused(routing.receive_access, recipient, "Recipient", delimiter, steps)
+    return None
+
+
+def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step]) -> bool:
+    """Whether the client may send to the recipient's domain at all. Raises RouteError, LookupFault."""
     client = envelope.client
     listener = f"listener.{client.listener}"
+    if client.login is not None:
+        steps.append(Step(listener, str(client.login), Tried.MATCHED, "who has logged in may send anywhere"))
+        return True
     if client.trusted:
         steps.append(Step(listener, client.ip, Tried.MATCHED, "a trusted client may send anywhere"))
         return True
     local = routing.local_domains.get(recipient.domain.key)
     if local is not None:
         steps.append(Step(local, recipient.domain.key, Tried.MATCHED, "a local domain: anyone may send to it"))
+        return True
+    rule = claimed(routing.aliases, recipient.domain)
+    if rule is not None:
+        why = "matches the bare domain, which makes it local: anyone may send to it"
+        steps.append(Step(rule, recipient.domain.key, Tried.MATCHED, why))
         return True
     steps.append(Step("domains", recipient.domain.key, Tried.SKIPPED, "not a local domain"))
     route = matching(routing.routes, recipient, routing.aliases.delimiter)
@@ -100,14 +161,15 @@ def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: lis
     return False
 
 
-def _route(routing: Routing, recipient: Address, steps: list[Step]) -> Plan:
+def _route(facts: Facts, envelope: Envelope, recipient: Address, steps: list[Step]) -> Plan:
+    routing = facts.routing
     expansion = expand(routing.aliases, recipient)
     steps += expansion.steps
     if expansion.fault is not None:
         return _refused(recipient, steps, expansion.fault, expansion.notes)
     try:
-        deliveries = [_final(routing, address, recipient, steps) for address in expansion.finals]
-    except RouteError as error:
+        deliveries = [_final(routing, envelope, address, recipient, steps) for address in expansion.finals]
+    except (RouteError, LookupFault) as error:
         return _refused(recipient, steps, Refusal(_LATER, "routing", str(error)), expansion.notes)
     dead = [delivery.refusal for delivery in deliveries if delivery.refusal is not None]
     notes = list(expansion.notes)
@@ -116,19 +178,49 @@ def _route(routing: Routing, recipient: Address, steps: list[Step]) -> Plan:
         if any(each.reply != refusal.reply for each in dead):
             refusal = Refusal(_UNKNOWN, "routing", "no address that it stands for is deliverable")
         return _refused(recipient, steps, refusal, tuple(notes))
+    full = {
+        delivery.address.key: why
+        for delivery in deliveries
+        if delivery.mailbox is not None and (why := _full(facts, delivery.mailbox, envelope.size or 0, steps))
+    }
+    if len(full) + len(dead) == len(deliveries):
+        return _refused(recipient, steps, Refusal(routing.full, "quota", "; ".join(full.values())), tuple(notes))
     notes += [
         f"{delivery.address} is a dead branch ({delivery.refusal.reply}): the sender gets a DSN for it"
         for delivery in deliveries
         if delivery.refusal is not None
     ]
+    notes += [f"{why}: its copy is deferred, the others go out" for why in full.values()]
     reply = Reply(250, "2.1.5", f"{recipient} accepted")
     return Plan(recipient, reply, tuple(steps), tuple(deliveries), None, tuple(notes))
 
 
-def _final(routing: Routing, address: Address, recipient: Address, steps: list[Step]) -> Delivery:
-    """What happens to one final address: mailbox, then route, then refusal in a local domain, then the default."""
+def _full(facts: Facts, account: Address, size: int, steps: list[Step]) -> str:
+    """Why the mailbox has no room for the message; "" where it has."""
+    used = facts.usage.get(account.key)
+    quota = facts.routing.mailboxes[account.key].quota
+    if used is None or not quota.limit:
+        return ""
+    held = f"{used} of {quota.limit} octets"
+    if not over(quota, used, size):
+        steps.append(Step(quota.rule, str(account), Tried.SKIPPED, f"it has room: {held}"))
+        return ""
+    steps.append(Step(quota.rule, str(account), Tried.MATCHED, f"over quota: {held}, and {size} more"))
+    return f"the mailbox of {account} is full ({held})"
+
+
+def _final(routing: Routing, envelope: Envelope, address: Address, recipient: Address, steps: list[Step]) -> Delivery:
+    """What happens to one final address: mailbox, route, refusal in a local domain, the sender's relay, the default.
+
+    Raises RouteError, LookupFault.
+    """
     bare = address.without_detail(routing.aliases.delimiter)
-    for each in (address,) if bare is None else (address, bare):
+    # Postfix looks for mailboxes in no domain that it takes for one of aliases (trivial-rewrite(8)).
+    aliased = claimed(routing.aliases, address.domain)
+    if aliased is not None:
+        why = "matches the bare domain, which makes it one of aliases only: none of its mailboxes is reached"
+        steps.append(Step(aliased, address.domain.key, Tried.MATCHED, why))
+    for each in () if aliased is not None else (address,) if bare is None else (address, bare):
         mailbox = routing.mailboxes.get(each.key)
         if mailbox is not None:
             steps.append(Step(mailbox.rule, str(each), Tried.MATCHED, f"mailbox of {mailbox.address}"))
@@ -137,12 +229,18 @@ def _final(routing: Routing, address: Address, recipient: Address, steps: list[S
     route = matching(routing.routes, address, routing.aliases.delimiter, steps)
     if route is not None:
         return _claimed(route.rule, route.target, address, recipient)
-    local = routing.local_domains.get(address.domain.key)
+    local = aliased or routing.local_domains.get(address.domain.key)
     if local is not None:
         steps.append(Step(local, address.domain.key, Tried.MATCHED, "a local domain that has no such address"))
         refusal = Refusal(_UNKNOWN, "routing", f"{address} has no alias, no account and no route")
         return Delivery(Kind.BOUNCE, address, recipient, rule=local, refusal=refusal)
     steps.append(Step("domains", address.domain.key, Tried.SKIPPED, "not a local domain"))
+    if routing.relays.fault:
+        raise LookupFault(routing.relays.fault)
+    relay = relay_for(routing.relays, envelope.reverse_path, steps)
+    if relay is not None:
+        endpoint, rule = relay
+        return Delivery(Kind.ENDPOINT, address, recipient, endpoint, rule=rule)
     where = f"endpoint {routing.default.endpoint}" if routing.default.endpoint else str(routing.default.mode)
     steps.append(Step("default", str(address), Tried.MATCHED, f"nothing else claims it: {where}"))
     return _claimed("default", routing.default, address, recipient)

@@ -24,6 +24,8 @@ class Client:
     esmtp: bool = False
     tls: str = ""
     """Protocol and cipher, "TLSv1.3 TLS_AES_256_GCM_SHA384"; empty in plain text."""
+    login: Address | None = None
+    """Who has logged in, in the form of the accounts file."""
 
 
 @dataclass(frozen=True, slots=True)

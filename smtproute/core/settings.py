@@ -17,6 +17,7 @@ __all__ = [
     "Accounts",
     "Arc",
     "ArcKey",
+    "AuthInClear",
     "BareNewline",
     "Discover",
     "Endpoint",
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "SignBy",
     "Source",
+    "Store",
     "Trace",
 ]
 
@@ -46,6 +48,7 @@ class Role(StrEnum):
     """What a listener is for; it decides who may send where."""
 
     INBOUND = "inbound"
+    SUBMISSION = "submission"
     TRUSTED = "trusted"
 
 
@@ -84,8 +87,24 @@ class EndpointTls(StrEnum):
 class Discover(StrEnum):
     A = "a"
     """The servers' own addresses."""
+    MX = "mx"
+    """The MX of each server's name."""
     RECIPIENT = "recipient"
     """The MX of the recipient's domain."""
+
+
+class Store(StrEnum):
+    """How a copy gets into a mailbox."""
+
+    MAILDIR = "maildir"
+    LMTP = "lmtp"
+
+
+class AuthInClear(StrEnum):
+    """Who may log in without TLS."""
+
+    NEVER = "never"
+    LOOPBACK = "loopback"
 
 
 class BareNewline(StrEnum):
@@ -99,6 +118,8 @@ class Source(StrEnum):
     STATIC = "static"
     HOSTS = "hosts"
     DNS = "dns"
+    WRITTEN = "written"
+    """The name is the address: docker-mailserver's relay files may have one."""
 
 
 class SignBy(StrEnum):
@@ -128,11 +149,12 @@ class Listener:
     bare_newline: BareNewline = BareNewline.REFUSE
     debug: bool = False
     seal: bool = False
+    auth_in_clear: AuthInClear = AuthInClear.NEVER
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One host name of an endpoint, and its port."""
+    """One host name of an endpoint, and its port. Of docker-mailserver's relays it may be an IP address."""
 
     host: str
     port: int = 25
@@ -152,12 +174,18 @@ class Endpoint:
     verify: bool = True
     max_connections: int = 10
     seal: bool = True
+    username: str = ""
+    """Whom to log in as (SMTP AUTH); empty: not at all."""
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
     maildir: str
     """Root of the mailboxes: `<maildir>/<domain>/<user>/`."""
+    store: Store = Store.MAILDIR
+    lmtp: Server | str = ""
+    """With `Store.LMTP`: where it listens, or the path of its UNIX socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +232,8 @@ class Limits:
     connections_per_address: int = 50
     errors: int = 20
     """Refused commands in one session before 421 (Postfix smtpd_hard_error_limit)."""
+    auth_failures: int = 3
+    """Failed logins in one session before 421."""
     in_flight: int = 200_000_000
     """Octets of message content held in memory over all sessions; beyond it 452 4.3.1."""
     timeout: float = 300.0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from smtproute.core.aliases import Table
 from smtproute.core.decide import Routing
+from smtproute.core.docker_mailserver import Folder
+from smtproute.core.finding import Finding, error, warning
+from smtproute.core.login import Login
 from smtproute.core.settings import Listener, Settings
 
 __all__ = ["Snapshot", "carried"]
@@ -16,8 +19,12 @@ __all__ = ["Snapshot", "carried"]
 class Snapshot:
     settings: Settings
     routing: Routing
-    warnings: tuple[str, ...] = ()
-    """Faults inside tables and DMS files that do not stop `serve`: each with file and line."""
+    logins: Mapping[str, Login] = field(default_factory=dict)
+    """Accounts, and the virtual accounts of aliases, by Address.key of the name."""
+    findings: tuple[Finding, ...] = ()
+    """What reading the tables and files found wrong; none of it stops `serve`."""
+    folder: Folder | None = None
+    """The docker-mailserver folder, where there is one."""
 
 
 def carried(old: Snapshot, new: Snapshot) -> Snapshot:
@@ -27,8 +34,8 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     table that has become unusable, of which the good one stays.
     """
     was, will = old.settings, new.settings
-    warnings = [
-        f"{key} = {value}: cannot be reloaded, restart to change it"
+    fixed = [
+        warning("not-reloaded", key, f"{value} does not take effect by a reload: restart to change it.")
         for key, value, before in (
             ("state", will.state, was.state),
             ("hostname", will.hostname, was.hostname),
@@ -39,9 +46,10 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     ]
     listeners, more = _listeners(was.listeners, will.listeners)
     tables, kept = _tables(old.routing.aliases.tables, new.routing.aliases.tables)
-    said = [warning for warning in new.warnings if not any(warning.startswith(f"{table.file}:") for table in kept)]
+    said = [each for each in new.findings if not any(each.where.startswith(f"{table.file}:") for table in kept)]
     unusable = [
-        f"{table.file}: {table.fault}: the table as it was stays in force until this is mended" for table in kept
+        error("table-kept", table.file, f"{table.fault}: the table as it was stays in force until this is mended.")
+        for table in kept
     ]
     settings = replace(
         will,
@@ -53,22 +61,25 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     )
     aliases = replace(new.routing.aliases, tables=tables, origin=was.hostname)
     routing = replace(new.routing, hostname=was.hostname, aliases=aliases)
-    return Snapshot(settings, routing, (*said, *warnings, *more, *unusable))
+    return replace(new, settings=settings, routing=routing, findings=(*said, *fixed, *more, *unusable))
 
 
-def _listeners(was: Mapping[str, Listener], will: Mapping[str, Listener]) -> tuple[dict[str, Listener], list[str]]:
+def _listeners(was: Mapping[str, Listener], will: Mapping[str, Listener]) -> tuple[dict[str, Listener], list[Finding]]:
     """The listeners that are there, with their new settings; where they listen stays."""
-    warnings = []
+    findings = []
     listeners = {}
     for name, before in was.items():
         after = will.get(name)
         if after is None or (after.host, after.port) != (before.host, before.port):
-            warnings.append(f"listener.{name}.bind: cannot be reloaded, restart to change what is listened on")
+            what = "a reload does not change what is listened on: restart."
+            findings.append(warning("not-reloaded", f"listener.{name}.bind", what))
         listeners[name] = replace(after or before, host=before.host, port=before.port)
-    warnings += [
-        f"listener.{name}: cannot be added by a reload, restart to listen there" for name in will if name not in was
+    findings += [
+        warning("not-reloaded", f"listener.{name}", "a reload adds no listener: restart to listen there.")
+        for name in will
+        if name not in was
     ]
-    return listeners, warnings
+    return listeners, findings
 
 
 def _tables(was: tuple[Table, ...], will: tuple[Table, ...]) -> tuple[tuple[Table, ...], list[Table]]:

@@ -5,9 +5,9 @@ A finding names a place, what will happen because of it, and what to write inste
 
 from __future__ import annotations
 
+from smtproute.core.finding import Finding
 from smtproute.core.snapshot import Snapshot
 from smtproute.doctor import aliases, bounces, keys, listeners
-from smtproute.doctor.finding import Finding
 
 __all__ = ["examine"]
 
@@ -15,5 +15,5 @@ __all__ = ["examine"]
 def examine(snapshot: Snapshot) -> list[Finding]:
     """All findings, errors first."""
     families = (aliases, keys, listeners, bounces)
-    found = [finding for family in families for finding in family.examine(snapshot)]
+    found = [*snapshot.findings, *(finding for family in families for finding in family.examine(snapshot))]
     return sorted(found, key=lambda finding: -finding.severity.status)

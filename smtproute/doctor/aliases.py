@@ -8,21 +8,16 @@ from smtproute.core.address import Address, AddressError
 from smtproute.core.aliases import TextTable
 from smtproute.core.decide import Facts, decide
 from smtproute.core.envelope import Client, Envelope
+from smtproute.core.finding import Finding, error, warning
 from smtproute.core.settings import Kind, Role
 from smtproute.core.snapshot import Snapshot
-from smtproute.doctor.finding import Finding, Severity
 
 __all__ = ["examine"]
 
 
 def examine(snapshot: Snapshot) -> Iterator[Finding]:
     """Table faults, loops, and alias targets that nobody gets."""
-    faults = [table.fault for table in snapshot.routing.aliases.tables if table.fault]
-    for warning in snapshot.warnings:
-        where, _, what = warning.partition(": ")
-        severity = Severity.ERROR if any(what.startswith(fault) for fault in faults) else Severity.WARNING
-        yield Finding(severity, where, what)
-    if not faults:
+    if not any(table.fault for table in snapshot.routing.aliases.tables):
         yield from _branches(snapshot)
 
 
@@ -36,20 +31,20 @@ def _branches(snapshot: Snapshot) -> Iterator[Finding]:
             address = key if "@" in key else f"{key}@{routing.hostname}"
             try:
                 recipient = Address.parse(f"anybody{address}" if address.startswith("@") else address)
-            except AddressError as error:
-                yield Finding(Severity.WARNING, f"{table.file}:{entry.line}", f"the key never matches: {error}")
+            except AddressError as fault:
+                yield warning("no-address", f"{table.file}:{entry.line}", f"The key never matches: {fault}.")
                 continue
             plan = decide(Facts(routing), envelope, recipient)
             where = f"{table.file}:{entry.line}"
             if plan.refusal is not None:
-                yield Finding(Severity.ERROR, where, f"{key}: {plan.refusal}")
+                yield error("refused", where, f"{key}: {plan.refusal}.")
             for note in plan.notes:
                 if "is a dead branch" not in note:
-                    yield Finding(Severity.ERROR, where, f"{key}: {note}")
+                    yield error("target", where, f"{key}: {note}.")
             for delivery in plan.deliveries:
                 if delivery.kind is Kind.BOUNCE and delivery.refusal is not None:
                     what = (
                         f"{key}: {delivery.address} is a dead branch ({delivery.refusal.detail}): the others get"
                         " their copy, the sender gets a DSN for this one. Correct the target or take it out."
                     )
-                    yield Finding(Severity.ERROR, where, what)
+                    yield error("dead-branch", where, what)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from smtproute.core.finding import Finding, warning
 from smtproute.core.settings import Mode, Role
 from smtproute.core.snapshot import Snapshot
-from smtproute.doctor.finding import Finding, Severity
 
 __all__ = ["examine"]
 
@@ -21,4 +21,4 @@ def examine(snapshot: Snapshot) -> Iterator[Finding]:
             ' leaving: nobody is told. Write default = { endpoint = "internet" }, and under [endpoint.internet]'
             ' discover = "recipient".'
         )
-        yield Finding(Severity.WARNING, "default", what)
+        yield warning("bounces-stay", "default", what)

@@ -6,9 +6,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from smtproute.core.finding import Finding, error, warning
 from smtproute.core.settings import SignBy
 from smtproute.core.snapshot import Snapshot
-from smtproute.doctor.finding import Finding, Severity
 
 __all__ = ["examine"]
 
@@ -20,14 +20,12 @@ def examine(snapshot: Snapshot) -> Iterator[Finding]:
         where = f'arc.keys."{key.domain}"'
         try:
             mode = Path(key.file).stat().st_mode
-        except OSError as error:
-            yield Finding(Severity.ERROR, where, f"{key.file}: {error.strerror}")
+        except OSError as fault:
+            yield error("key-unreadable", where, f"{key.file}: {fault.strerror}")
             continue
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             shown = stat.filemode(mode)
-            yield Finding(
-                Severity.WARNING, where, f"{key.file} is readable by others ({shown}). Run: chmod 600 {key.file}"
-            )
+            yield warning("key-mode", where, f"{key.file} is readable by others ({shown}). Run: chmod 600 {key.file}")
         unused = arc.sign is SignBy.RECIPIENT and key.domain.key not in snapshot.routing.local_domains
         if unused:
-            yield Finding(Severity.WARNING, where, f"{key.domain} is no local domain: this key seals nothing")
+            yield warning("key-unused", where, f"{key.domain} is no local domain: this key seals nothing")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_network
 
+from smtproute.core.finding import Finding, error, warning
 from smtproute.core.permit import LOOPBACK, inside
 from smtproute.core.settings import Role
 from smtproute.core.snapshot import Snapshot
-from smtproute.doctor.finding import Finding, Severity
 from smtproute.smtp.listener import ListenerFailed, server_context
 
 __all__ = ["examine"]
@@ -21,8 +21,8 @@ def examine(snapshot: Snapshot) -> Iterator[Finding]:
     for name, listener in snapshot.settings.listeners.items():
         if listener.debug and listener.role is Role.INBOUND and not inside(listener.host or "0.0.0.0", _LOOPBACK):
             what = "VRFY and EXPN tell every stranger where each alias leads. Bind it to 127.0.0.1, or leave debug out."
-            yield Finding(Severity.WARNING, f"listener.{name}.debug", what)
+            yield warning("debug-for-strangers", f"listener.{name}.debug", what)
         try:
             server_context(listener)
         except ListenerFailed as fault:
-            yield Finding(Severity.ERROR, f"listener.{name}", str(fault))
+            yield error("certificate", f"listener.{name}", str(fault))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from typing import assert_never
 
 import dns.name
@@ -57,7 +58,12 @@ class Resolver:
         self._hosts.refresh()
 
     async def addresses(self, host: str) -> Resolved:
-        """The addresses by the first source that has the host, IPv4 first. If none has it, what DNS said counts."""
+        """The addresses by the first source that has the host, IPv4 first. If none has it, what DNS said counts.
+
+        Of a host that is an IP address, that address.
+        """
+        if (written := _written(host)) is not None:
+            return Resolved(host, Resolution.OK, (Found(written, Source.WRITTEN),))
         try:
             name = askable(host)
         except AddressError as error:
@@ -73,6 +79,8 @@ class Resolver:
                     missing = await self._addresses.get(name)
                     if missing.addresses:
                         return missing
+                    ips = ()
+                case Source.WRITTEN:
                     ips = ()
                 case _:
                     assert_never(source)
@@ -154,3 +162,10 @@ def _exchanges(name: str, answer: Answer) -> Exchanges:
 
 def _unlike_key(text: bytes) -> tuple[bool, bool, bytes]:
     return not text.startswith(b"v=DKIM1"), b"p=" not in text, text
+
+
+def _written(host: str) -> str | None:
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smtproute.config import load
-from smtproute.config.docker_mailserver import accounts
+from smtproute.config.docker_mailserver.folder import accounts
 from smtproute.core.aliases import PcreTable, TextTable
 from smtproute.core.settings import ListenerTls, Role
 from smtproute.core.snapshot import Snapshot

@@ -15,6 +15,7 @@ from smtproute.config.tables import decoded, key_domains, pcre_table, text_table
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Table
 from smtproute.core.decide import Mailbox
+from smtproute.core.finding import Finding, warning
 
 __all__ = ["Lists", "accounts", "domains", "read"]
 
@@ -32,7 +33,7 @@ class Lists:
     tables: tuple[Table, ...]
     local_domains: Mapping[str, str]
     """Domain.key to the rule that makes it local."""
-    warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
 
 def read(folder: Path, hostname: Domain) -> Lists | None:
@@ -40,37 +41,40 @@ def read(folder: Path, hostname: Domain) -> Lists | None:
     octets = {name: (folder / name).read_bytes() for name in (ACCOUNTS, VIRTUAL, REGEXP) if (folder / name).exists()}
     if ACCOUNTS not in octets and VIRTUAL not in octets:
         return None
-    mailboxes, warnings = accounts(ACCOUNTS, octets.get(ACCOUNTS, b""))
+    mailboxes, findings = accounts(ACCOUNTS, octets.get(ACCOUNTS, b""))
     virtual, more = text_table(VIRTUAL, octets.get(VIRTUAL, b""))
     regexp, most = pcre_table(REGEXP, octets.get(REGEXP, b""))
     tables = tuple(table for table in (virtual, regexp) if table.file in octets)
     local = {hostname.key: "hostname", "localhost": "hostname", **key_domains(virtual), **domains(mailboxes)}
-    return Lists(mailboxes, tables, local, (*warnings, *more, *most))
+    return Lists(mailboxes, tables, local, (*findings, *more, *most))
 
 
-def accounts(shown: str, text: bytes | str) -> tuple[Mapping[str, Mailbox], tuple[str, ...]]:
-    """The mailboxes of `address|hash|fields` lines by Address.key, and the warnings about lines that are none."""
+def accounts(shown: str, text: bytes | str) -> tuple[Mapping[str, Mailbox], tuple[Finding, ...]]:
+    """The mailboxes of `address|hash|fields` lines by Address.key, and the findings about lines that are none."""
     mailboxes: dict[str, Mailbox] = {}
-    warnings: list[str] = []
+    findings: list[Finding] = []
     for number, raw in enumerate(decoded(text).split("\n"), 1):
         line = raw.replace("\r", "")
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         written, _, rest = line.partition("|")
         if not utf8(written):
-            warnings.append(f"{shown}:{number}: not UTF-8: the line is ignored")
+            findings.append(warning("not-utf-8", f"{shown}:{number}", "Not UTF-8: the line is ignored."))
             continue
         try:
             address = Address.parse(written)
         except AddressError as error:
-            warnings.append(f"{shown}:{number}: {error}: the line is ignored. Write address|{{SCHEME}}hash")
+            what = f"{error}: the line is ignored."
+            findings.append(warning("account-line", f"{shown}:{number}", what, "address|{SHA512-CRYPT}hash"))
             continue
         earlier = mailboxes.setdefault(address.key, Mailbox(address, f"{shown}:{number}"))
         if earlier.rule != f"{shown}:{number}":
-            warnings.append(f"{shown}:{number}: {address} is an account already ({earlier.rule}): the line is ignored")
+            what = f"{address} is an account already ({earlier.rule}): the line is ignored."
+            findings.append(warning("account-twice", f"{shown}:{number}", what))
         elif not rest.partition("|")[0].startswith("{"):
-            warnings.append(f"{shown}:{number}: {address} has no password hash: it gets mail, and nobody can log in")
-    return mailboxes, tuple(warnings)
+            what = f"{address} has no password hash: it gets mail, and nobody can log in."
+            findings.append(warning("no-password", f"{shown}:{number}", what, f"{address}|{{SHA512-CRYPT}}hash"))
+    return mailboxes, tuple(findings)
 
 
 def domains(mailboxes: Mapping[str, Mailbox]) -> Mapping[str, str]:
