@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 
-from smtproute.core.address import Address
-from smtproute.core.decide import Facts, decide
+from smtproute.core.address import Address, AddressError
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
+from smtproute.core.login import Login
 from smtproute.core.message import Field, fields, header_end
 from smtproute.core.plan import Plan, Tried, distinct, planned
 from smtproute.core.reply import Refusal, Reply
+from smtproute.core.seals import excluded
 from smtproute.core.settings import Limits, Listener
 from smtproute.core.snapshot import Snapshot
 from smtproute.core.transcript import Arrow, Line, plain
 from smtproute.core.verdict import Verdict
+from smtproute.intake.facts import Usage, decided
+from smtproute.intake.passwords import PasswordFault, Passwords
 from smtproute.mailauth.results import forged
 from smtproute.smtp.wire import ContentRefused
 from smtproute.spool.queue import LARGEST_ROW, Accepted, Message, Spool, SpoolFailed, SpoolFull, Staged
@@ -36,6 +39,8 @@ _NO_ROOM = Reply(452, "4.3.1", "No room for the message now: try again later")
 _NOT_NOW = Reply(451, "4.3.0", "The message could not be stored: try again later")
 _TOO_MANY_HOPS = Reply(554, "5.4.6", f"Too many hops: more than {MAX_HOPS} Received fields, the mail is in a loop")
 _TOO_MANY = Reply(452, "4.5.3", "These recipients stand for too many: send to the others in another transaction")
+_NO_LOGIN = Reply(535, "5.7.8", "Authentication failed: check the name and the password")
+_NO_LOGIN_NOW = Reply(454, "4.7.0", "The password cannot be checked now: try again later")
 _HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {LARGEST_ROW} octets")
 
 Judge = Callable[[bytes], Awaitable[Sequence[Verdict]]]
@@ -67,6 +72,8 @@ class Intake:
 
     snapshot: Callable[[], Snapshot]
     spool: Spool
+    usage: Usage
+    passwords: Passwords
     judge: Judge
     explain: Explain
     tasks: asyncio.TaskGroup
@@ -105,12 +112,20 @@ class IntakeDoor:
     def __init__(self, intake: Intake, listener: Listener) -> None:
         self._intake = intake
         self._listener = listener
-        self._client = Client("", 0, listener.name, listener.role, False)
         self._transaction: _Transaction | None = None
 
     async def connect(self, client: Client) -> Reply:
-        self._client = client
         return Reply(220, "", f"{self._intake.snapshot().settings.hostname} ESMTP smtproute")
+
+    async def login(self, client: Client, name: str, password: bytes) -> Login | Reply:
+        logins = self._intake.snapshot().logins
+        try:
+            login = await self._intake.passwords.login(logins, name, password)
+        except PasswordFault as fault:
+            return self._not_logged_in(client, name, Refusal(_NO_LOGIN_NOW, "passwords", str(fault)))
+        if login is None:
+            return self._not_logged_in(client, name, Refusal(_NO_LOGIN, "passwords", "wrong name or password"))
+        return login
 
     async def mail(self, envelope: Envelope) -> Reply:
         self._transaction = _Transaction(self._intake.snapshot(), envelope, {})
@@ -121,7 +136,7 @@ class IntakeDoor:
         again = transaction.plans.get(recipient)
         if again is not None:
             return again.reply
-        plan = decide(Facts(transaction.snapshot.routing), transaction.envelope, recipient)
+        plan = await decided(transaction.snapshot.routing, self._intake.usage, transaction.envelope, recipient)
         copies = sum(len(each.deliveries) for each in transaction.plans.values()) + len(plan.deliveries)
         if plan.refusal is not None:
             self._refused(transaction.envelope, str(plan.recipient), plan.refusal)
@@ -137,9 +152,9 @@ class IntakeDoor:
     def reset(self) -> None:
         self._transaction = None
 
-    async def explain(self, address: Address) -> Reply:
+    async def explain(self, client: Client, address: Address) -> Reply:
         transaction = self._transaction
-        envelope = transaction.envelope if transaction is not None else Envelope(self._client, None)
+        envelope = transaction.envelope if transaction is not None else Envelope(client, None)
         reply, lines = await self._intake.explain(envelope, address)
         return Reply(reply.code, reply.enhanced, "\n".join(lines))
 
@@ -207,7 +222,8 @@ class IntakeDoor:
         if hops > MAX_HOPS:
             self._refused(envelope, "", Refusal(_TOO_MANY_HOPS, "intake", f"{hops} Received fields"))
             return _TOO_MANY_HOPS
-        wanted = self._listener.seal if envelope.client.trusted else True
+        ours = envelope.client.trusted or envelope.client.login is not None
+        wanted = not (ours and excluded(settings, envelope.client))
         verdicts = tuple(await intake.judge(held)) if wanted else ()
         now = intake.world.clock.now()
         plans = tuple(transaction.plans.values())
@@ -257,13 +273,33 @@ class IntakeDoor:
         }
         self._intake.emit(Event(Happening.REFUSED, self._intake.world.clock.now(), facts=facts))
 
+    def _not_logged_in(self, client: Client, name: str, refusal: Refusal) -> Reply:
+        """Makes it known who tried to log in, unless it is no address: then it may be the password, misplaced."""
+        try:
+            shown = str(Address.parse(name))
+        except AddressError:
+            shown = "[no address]"
+        facts = {
+            "listener": self._listener.name,
+            "client": client.ip,
+            "login": shown,
+            "reply": str(refusal.reply),
+            "says": refusal.says,
+            "why": refusal.detail,
+        }
+        self._intake.emit(Event(Happening.REFUSED, self._intake.world.clock.now(), facts=facts))
+        return refusal.reply
+
     def _failed(self, transaction: _Transaction, reply: Reply, failure: SpoolFailed) -> Reply:
         self._refused(transaction.envelope, "", Refusal(reply, "spool", str(failure)))
         return reply
 
 
 def received_field(queue_id: str, envelope: Envelope, plans: Sequence[Plan], hostname: str, now: float) -> bytes:
-    """Our Received field (RFC 5321 4.4). `for` is only written for a single recipient, to betray none."""
+    """Our Received field (RFC 5321 4.4, RFC 3848), who had logged in as a comment as Postfix writes it.
+
+    `for` is only written for a single recipient, to betray none.
+    """
     client = envelope.client
     literal = client.helo.startswith("[") and client.helo.endswith("]")
     special = '()<>@,;\\"' if literal else '()<>@,;:\\"[]'
@@ -272,10 +308,13 @@ def received_field(queue_id: str, envelope: Envelope, plans: Sequence[Plan], hos
     protocol = "ESMTP" if client.esmtp else "SMTP"
     if envelope.smtputf8:
         protocol = f"UTF8{protocol.removeprefix('E')}"
-    lines = [
-        f"Received: from {helo or 'unknown'} ([{ip}])",
-        f"\tby {hostname} with {protocol}{'S' if client.tls else ''} id {queue_id}",
-    ]
+    lines = [f"Received: from {helo or 'unknown'} ([{ip}])"]
+    secured = "S" if client.tls else ""
+    if client.login is not None:
+        login = "".join(octet if " " <= octet <= "~" and octet not in "()\\" else "?" for octet in str(client.login))
+        lines.append(f"\t(Authenticated sender: {login})")
+        secured += "A"
+    lines.append(f"\tby {hostname} with {protocol}{secured} id {queue_id}")
     if len(plans) == 1:
         lines.append(f"\tfor <{plans[0].recipient}>")
     lines[-1] += f"; {formatdate(now)}"
@@ -311,6 +350,7 @@ def _events(
         client=client.ip,
         helo=client.helo,
         tls=client.tls,
+        login=str(client.login or ""),
         sender=str(envelope.reverse_path or ""),
         size=message.size,
         forged=len(message.forged),

@@ -1,24 +1,29 @@
 """Explain: what would happen to a recipient, by the same steps as for mail that is really sent.
 
-The same `decide`, the same `candidates`, the same `plan_seal` as the relay; nothing is connected to.
+The same `decided`, the same `candidates`, the same `plan_seal` as the relay; nothing is connected to.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from smtproute.core.address import Address, Domain
 from smtproute.core.choice import Choice, Resolution
-from smtproute.core.decide import Facts, decide
+from smtproute.core.decide import Facts
+from smtproute.core.docker_mailserver import differences, quota_name
 from smtproute.core.envelope import Envelope
 from smtproute.core.plan import Delivery, Plan
+from smtproute.core.reply import Reply
 from smtproute.core.seals import Seal, plan_seal
-from smtproute.core.settings import Endpoint, Kind, SignBy
+from smtproute.core.settings import Endpoint, Kind
 from smtproute.core.snapshot import Snapshot
+from smtproute.intake.facts import DEADLINE, Usage, UsageUnknown, decided
 
-__all__ = ["Candidates", "Explained", "Leg", "explain"]
+__all__ = ["Candidates", "Explained", "Leg", "explain", "leg_json", "reply_json", "status"]
 
 Candidates = Callable[[Endpoint, Domain], Awaitable[Choice]]
 """The addresses that an endpoint would be tried at, for mail to this domain."""
@@ -51,28 +56,31 @@ class Explained:
     legs: tuple[Leg, ...]
     sender: str
     notes: tuple[str, ...]
+    version: str = ""
+    """docker-mailserver's, where its folder is simulated."""
+    differences: tuple[str, ...] = ()
+    """What that version does otherwise."""
 
     @property
     def status(self) -> int:
         """0 deliverable, 1 some of it deferred, 2 some of it refused or undeliverable (as exim -bt)."""
-        refusal = self.plan.refusal
-        if (refusal is not None and not refusal.temporary) or any(leg.undeliverable for leg in self.legs):
-            return 2
-        return 1 if refusal is not None or any(leg.deferred for leg in self.legs) else 0
+        return status(self.plan, self.legs)
 
     def json(self) -> dict[str, Any]:
         """The object that `explain --json` prints."""
-        reply = self.plan.reply
-        return {
+        told = {
             "recipient": str(self.plan.recipient),
-            "reply": {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text},
+            "reply": reply_json(self.plan.reply),
             "steps": [
                 {"rule": step.rule, "tried": step.tried, "result": str(step.result), "why": step.why}
                 for step in self.plan.steps
             ],
-            "deliveries": [_leg_json(leg, self.sender) for leg in self.legs],
+            "deliveries": [leg_json(leg, self.sender) for leg in self.legs],
             "notes": list(self.notes),
         }
+        if self.version:
+            told["docker_mailserver"] = {"version": self.version, "differences": list(self.differences)}
+        return told
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -84,17 +92,25 @@ class Explained:
         for leg in self.legs:
             lines += _leg_lines(leg)
         lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  docker-mailserver {self.version}: {said}" for said in self.differences]
         return lines
 
 
 async def explain(
-    snapshot: Snapshot, candidates: Candidates, envelope: Envelope, recipients: Sequence[Address]
+    snapshot: Snapshot, candidates: Candidates, usage: Usage, envelope: Envelope, recipients: Sequence[Address]
 ) -> list[Explained]:
     """What would happen to each recipient of one message with this envelope."""
-    explained = []
+    explained: list[Explained] = []
     seen: dict[str, Address] = {}
+    held: dict[str, int] = {}
+
+    async def counted(account: Address) -> int:
+        if account.key not in held:
+            held[account.key] = await usage(account)
+        return held[account.key]
+
     for recipient in recipients:
-        plan = decide(Facts(snapshot.routing), envelope, recipient)
+        plan = await decided(snapshot.routing, counted, envelope, recipient)
         notes = list(plan.notes)
         legs = []
         for delivery in plan.deliveries:
@@ -108,14 +124,37 @@ async def explain(
             if delivery.kind is Kind.ENDPOINT and endpoint is not None:
                 choice = await candidates(endpoint, delivery.address.domain)
             seal = plan_seal(snapshot.settings, envelope, delivery, None)
-            if seal.wanted and snapshot.settings.arc.sign is SignBy.SENDER:
+            if seal.wanted and snapshot.settings.arc.by_author:
                 notes.append(f"{delivery.address}: not predicted: the header From may choose another sealing domain")
             legs.append(Leg(delivery, choice, seal))
-        explained.append(Explained(plan, tuple(legs), str(envelope.reverse_path or ""), tuple(notes)))
+        told = Explained(plan, tuple(legs), str(envelope.reverse_path or ""), tuple(notes))
+        folder = snapshot.folder
+        if folder is not None:
+            asked = quota_name(folder, snapshot.routing, plan.recipient)
+            if asked is not None:
+                with suppress(UsageUnknown, TimeoutError):
+                    async with asyncio.timeout(DEADLINE):
+                        await counted(asked)
+            facts, seals = Facts(snapshot.routing, held), [leg.seal for leg in legs]
+            said = differences(folder, facts, envelope, plan, seals, explained[0].plan.recipient if explained else None)
+            told = replace(told, version=folder.version, differences=said)
+        explained.append(told)
     return explained
 
 
-def _leg_json(leg: Leg, sender: str) -> dict[str, Any]:
+def status(plan: Plan, legs: Sequence[Leg]) -> int:
+    """The exit status that a recipient leads to."""
+    refusal = plan.refusal
+    if (refusal is not None and not refusal.temporary) or any(leg.undeliverable for leg in legs):
+        return 2
+    return 1 if refusal is not None or any(leg.deferred for leg in legs) else 0
+
+
+def reply_json(reply: Reply) -> dict[str, Any]:
+    return {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text}
+
+
+def leg_json(leg: Leg, sender: str) -> dict[str, Any]:
     delivery, key = leg.delivery, leg.seal.key
     servers = []
     for looked in leg.choice.looked if leg.choice is not None else ():

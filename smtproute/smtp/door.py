@@ -7,6 +7,7 @@ from typing import Protocol
 
 from smtproute.core.address import Address
 from smtproute.core.envelope import Client, Envelope
+from smtproute.core.login import Login
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Listener
 from smtproute.core.transcript import Line
@@ -19,6 +20,10 @@ class Door(Protocol):
 
     async def connect(self, client: Client) -> Reply:
         """The greeting (220), or a refusal after which the session closes."""
+        ...
+
+    async def login(self, client: Client, name: str, password: bytes) -> Login | Reply:
+        """Whose credentials these are, or why nobody logs in with them: 535 5.7.8, or 454 4.7.0 (RFC 4954 6)."""
         ...
 
     async def mail(self, envelope: Envelope) -> Reply:
@@ -43,7 +48,7 @@ class Door(Protocol):
         """Drops the open transaction: RSET, EHLO, STARTTLS, a lost connection."""
         ...
 
-    async def explain(self, address: Address) -> Reply:
+    async def explain(self, client: Client, address: Address) -> Reply:
         """For VRFY and EXPN on a listener with `debug`: the address's decision in several lines (250)."""
         ...
 

@@ -7,8 +7,7 @@ It is aiosmtpd's SMTP with the conversation replaced. Of aiosmtpd (1.4.6) it rel
 - `SMTP` is an asyncio.StreamReaderProtocol, whose connection callbacks do their work when SMTP's are passed over:
   SMTP's start a task that nobody owns, and cancel it when the client has sent its last octet;
 - `_cb_client_connected` keeps the reader and the writer as `_reader` and `_writer`;
-- `_handle_client` is the conversation, `transport` the connection, `hostname` and `loop` what was given;
-- `sanitize` takes the secret out of an AUTH command.
+- `_handle_client` is the conversation, `transport` the connection, `hostname` and `loop` what was given.
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ from dataclasses import replace
 from functools import partial
 from typing import assert_never, cast
 
-from aiosmtpd.smtp import SMTP, sanitize
+from aiosmtpd.smtp import SMTP
 
 from smtproute.core import permit
 from smtproute.core.address import Address
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Reply
-from smtproute.core.settings import Limits, Listener, ListenerTls
+from smtproute.core.settings import Limits, Listener, ListenerTls, Role
 from smtproute.core.transcript import Arrow, Line, Record, legible
-from smtproute.smtp import wire
+from smtproute.smtp import sasl, wire
 from smtproute.smtp.door import Door
+from smtproute.smtp.sasl import Credentials, Mechanism, SaslError
 from smtproute.smtp.wire import ClientGone, ContentRefused, Verb, WireError
 from smtproute.world import World
 
@@ -59,6 +59,13 @@ _SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect agai
 _READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
 _SILENT = Reply(421, "4.4.2", "Nothing came from you for too long: connect again")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many refused commands: mend what the replies above say, then connect again")
+_TOO_MANY_LOGINS = Reply(421, "4.7.0", "Too many failed logins: connect again with the right name and password")
+_STARTTLS_FIRST = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
+_NOT_IN_CLEAR = Reply(538, "5.7.11", "Encryption required: nobody logs in in plain text here")
+_LOG_IN_FIRST = Reply(530, "5.7.0", "Authentication required: send AUTH first")
+_LOGGED_IN = Reply(235, "2.7.0", "Authentication successful")
+_CANCELLED = Reply(501, "5.0.0", "Authentication cancelled, as you wished")
+_NO_COMMAND = Reply(500, "5.5.2", "This is no command: HELP lists the verbs")
 _FAULT = Reply(451, "4.3.0", "Something failed here, and it was noted: try again later")
 _FAULT_BEFORE = Reply(451, "4.3.0", "The transaction was dropped when something failed here: begin again with MAIL")
 _FAULT_AT_CONNECT = Reply(421, "4.3.0", "Something failed here, and it was noted: connect again later")
@@ -100,6 +107,9 @@ class Session(SMTP):
         self._over = False
         self._draining = False
         self._errors = 0
+        self._failed_logins = 0
+        self._after_auth = False
+        """Since an AUTH there was no other command: what cannot be understood may be a response to it."""
 
         self._envelope: Envelope | None = None
         self._content: wire.Content | None = None
@@ -187,8 +197,7 @@ class Session(SMTP):
             try:
                 line = self._lines.next()
             except WireError as error:
-                self._hear(error.line or b"[a line too long to be kept]")
-                self._say(self._refused(error.reply))
+                self._say(self._not_understood(error.line or b"[a line too long to be kept]", error.reply))
             else:
                 if line is None:
                     await self._flush()
@@ -243,8 +252,7 @@ class Session(SMTP):
         try:
             command = wire.parse_command(line, smtputf8=self._envelope is not None and self._envelope.smtputf8)
         except WireError as error:
-            self._hear(line)
-            return self._refused(error.reply)
+            return self._not_understood(line, error.reply)
         match command:
             case wire.Ehlo() | wire.Helo():
                 self._said.clear()
@@ -260,6 +268,8 @@ class Session(SMTP):
                 return await self._welcome(host, esmtp=False)
             case wire.Starttls():
                 return await self._starttls()
+            case wire.Auth():
+                return await self._auth(command)
             case wire.Mail():
                 return await self._mail(command)
             case wire.Rcpt(recipient):
@@ -270,11 +280,11 @@ class Session(SMTP):
                 return await self._reset()
             case wire.Vrfy(address):
                 if self._settings.debug:
-                    return await self._door.explain(address)
+                    return await self._door.explain(self.client, address)
                 return Reply(252, "2.5.2", "Nothing is verified here: send MAIL and RCPT to find out")
             case wire.Expn(address):
                 if self._settings.debug:
-                    return await self._door.explain(address)
+                    return await self._door.explain(self.client, address)
                 return self._refused(Reply(502, "5.5.1", "Nothing is expanded here: that wants a debug listener"))
             case wire.Noop():
                 return Reply(250, "2.0.0", "OK")
@@ -286,6 +296,13 @@ class Session(SMTP):
             case _:
                 assert_never(command)
 
+    def _not_understood(self, line: bytes, reply: Reply) -> Reply:
+        """A line that is no command. Right after AUTH it may be a password, and nobody hears or reads it again."""
+        if self._after_auth and reply.code == 500:
+            line, reply = wire.SECRET.encode(), _NO_COMMAND
+        self._hear(line)
+        return self._refused(reply)
+
     async def _welcome(self, host: str, esmtp: bool) -> Reply:
         await self._reset()
         self.client = replace(self.client, helo=host, esmtp=esmtp)
@@ -294,6 +311,8 @@ class Session(SMTP):
         offers = [self.hostname, "PIPELINING", f"SIZE {self._limits.message_size}", "8BITMIME", "SMTPUTF8"]
         if self._may_start_tls:
             offers.append("STARTTLS")
+        if self._may_log_in and self.client.login is None:
+            offers.append(" ".join([Verb.AUTH, *Mechanism]))
         return Reply(250, "", "\n".join([*offers, "ENHANCEDSTATUSCODES", "HELP"]))
 
     @property
@@ -309,9 +328,80 @@ class Session(SMTP):
         self.transport.pause_reading()  # what comes after the 220 is for TLS
         return _READY_FOR_TLS
 
+    @property
+    def _may_log_in(self) -> bool:
+        return permit.logs_in(self._settings, self.client.ip, tls=bool(self.client.tls))
+
+    @property
+    def _wants_tls(self) -> Reply | None:
+        """Why nobody logs in as long as nothing is encrypted; None where somebody may."""
+        if self._may_log_in:
+            return None
+        return _STARTTLS_FIRST if self._may_start_tls else _NOT_IN_CLEAR
+
+    async def _auth(self, command: wire.Auth) -> Reply:
+        refusal = self._no_login
+        if refusal is not None:
+            return self._refused(refusal)
+        try:
+            credentials = await self._credentials(command)
+        except (SaslError, WireError) as error:
+            return self._refused(error.reply)
+        answer = await self._door.login(self.client, credentials.name, credentials.password)
+        if isinstance(answer, Reply):
+            return answer
+        self.client = replace(self.client, login=answer.name)
+        self._record = self._opening
+        self._remember()
+        return _LOGGED_IN
+
+    @property
+    def _no_login(self) -> Reply | None:
+        """Why AUTH is out of place (RFC 4954 4); None where it is not."""
+        if self._settings.role is not Role.SUBMISSION:
+            return Reply(502, "5.5.1", "AUTH is not offered: there is no login here: send MAIL")
+        if not self.client.esmtp:
+            return Reply(503, "5.5.1", "Send EHLO first")
+        if self._in_transaction:
+            return Reply(503, "5.5.1", "A transaction is open: finish it, or send RSET first")
+        if self.client.login is not None:
+            return Reply(503, "5.5.1", "You have logged in already: go on with MAIL")
+        return self._wants_tls
+
+    async def _credentials(self, command: wire.Auth) -> Credentials:
+        """The exchange, up to what the client has to say. Raises SaslError, WireError, ClientGone."""
+        exchange = sasl.exchange(command.mechanism)
+        response: bytes | None = None
+        if command.initial is not None:
+            response = b"" if command.initial == "=" else sasl.decoded(command.initial.encode("ascii"))
+        while not isinstance(taken := exchange.take(response), Credentials):
+            self._say(sasl.challenge(taken))
+            response = await self._response()
+        return taken
+
+    async def _response(self) -> bytes:
+        """The client's next response. Raises SaslError, WireError, ClientGone."""
+        try:
+            while (line := self._lines.response()) is None:
+                await self._flush()
+                data = b"" if self._draining else await self._read()
+                if not data:
+                    raise SaslError(_SHUTTING_DOWN)
+                self._lines.feed(data)
+        except WireError:
+            self._write_down(self._received, wire.SECRET)
+            raise
+        if line == b"*":
+            self._write_down(self._received, "*")
+            raise SaslError(_CANCELLED)
+        self._write_down(self._received, wire.SECRET)
+        return sasl.decoded(line)
+
     async def _mail(self, command: wire.Mail) -> Reply:
         if not self.client.helo:
             return self._refused(Reply(503, "5.5.1", "Send EHLO or HELO first"))
+        if self._settings.role is Role.SUBMISSION and self.client.login is None:
+            return self._refused(self._wants_tls or _LOG_IN_FIRST)
         if self._envelope is not None:
             return self._refused(Reply(503, "5.5.1", "A transaction is open: go on with RCPT, or send RSET first"))
         limit = self._limits.message_size
@@ -377,6 +467,8 @@ class Session(SMTP):
         match verb:
             case Verb.STARTTLS:
                 return self._may_start_tls
+            case Verb.AUTH:
+                return self._may_log_in
             case Verb.VRFY | Verb.EXPN:
                 return self._settings.debug
             case _:
@@ -461,22 +553,20 @@ class Session(SMTP):
         self.transport = transport
         self._negotiating = False
         self._record = self._opening
-        for line in (*self._hello.lines, *self._said.lines):
-            self._record.add(line)
-        self._hello.clear()
-        self._said.clear()
+        self._remember()
         self._tls_started()
         self._record = self._said
 
     def _tls_started(self) -> None:
         tls = self.transport.get_extra_info("ssl_object")
-        self.client = replace(self.client, helo="", esmtp=False, tls=f"{tls.version()} {tls.cipher()[0]}")
+        secured = f"{tls.version()} {tls.cipher()[0]}"
+        self.client = replace(self.client, helo="", esmtp=False, login=None, tls=secured)
         self._write_down(Arrow.NOTE, f"TLS started: {self.client.tls}")
 
     # What is said, and what is written down.
 
     def _say(self, reply: Reply) -> None:
-        """Gathers a reply for the next flush. After a 421, and after too many errors, the session is over."""
+        """Gathers a reply for the next flush. After a 421, too many errors or failed logins, the session is over."""
         octets = reply.wire()
         self._replies.append(octets)
         self._gathered += len(octets)
@@ -485,6 +575,10 @@ class Session(SMTP):
             self._write_down(arrow, _shown(line))
         if reply.code == 421:
             self._over = True
+        if reply.code == 535:
+            self._failed_logins += 1
+            if self._failed_logins >= self._limits.auth_failures:
+                self._say(self._refused(_TOO_MANY_LOGINS))
         if reply.permanent:
             self._errors += 1
             if self._errors >= self._limits.errors and not self._over:
@@ -500,8 +594,16 @@ class Session(SMTP):
         self._emit(Event(what, self._clock.now(), facts=facts))
 
     def _hear(self, line: bytes) -> None:
-        self._heard = _shown(sanitize(line)) if line else "[an empty line]"
+        self._after_auth = wire.secretive(line) or line == wire.SECRET.encode()
+        self._heard = _shown(wire.concealed(line)) if line else "[an empty line]"
         self._write_down(self._received, self._heard)
+
+    def _remember(self) -> None:
+        """What was said until now is how the connection began."""
+        for line in (*self._hello.lines, *self._said.lines):
+            self._opening.add(line)
+        self._hello.clear()
+        self._said.clear()
 
     @property
     def _received(self) -> Arrow:
@@ -516,5 +618,5 @@ class Session(SMTP):
 
 
 def _shown(line: bytes) -> str:
-    text = legible(line.decode("utf-8", "backslashreplace"))
+    text = legible(line.decode("utf-8", "backslashreplace")[: _LONGEST + 1])  # which makes no text shorter
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [cut: the line has {len(line)} octets]"

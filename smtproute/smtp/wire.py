@@ -8,7 +8,7 @@ instead. Everything is bounded, and after a refusal both sides still agree where
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from smtproute.core.address import Address, AddressError, Domain
@@ -18,7 +18,10 @@ from smtproute.core.transcript import legible
 
 __all__ = [
     "MAX_COMMAND",
+    "MAX_RESPONSE",
+    "SECRET",
     "SYNTAX",
+    "Auth",
     "ClientGone",
     "Command",
     "CommandLines",
@@ -39,12 +42,16 @@ __all__ = [
     "Verb",
     "Vrfy",
     "WireError",
+    "concealed",
     "parse_command",
+    "secretive",
     "stuff",
 ]
 
 MAX_COMMAND = 2048
 """Octets of a command with its CRLF. RFC 5321 4.5.3.1.4 says 512; each extension adds its parameters to that."""
+MAX_RESPONSE = 12_288
+"""Octets of a line inside an AUTH exchange with its CRLF (RFC 4954 4)."""
 MAX_REPLY_LINE = 4096
 """Octets of a reply line that we read. RFC 5321 4.5.3.1.5 says 512; servers that explain themselves say more."""
 MAX_REPLY_LINES = 512
@@ -80,6 +87,7 @@ class Verb(StrEnum):
     EHLO = "EHLO"
     HELO = "HELO"
     STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
@@ -95,6 +103,7 @@ SYNTAX = {
     Verb.EHLO: "EHLO your.host.name",
     Verb.HELO: "HELO your.host.name",
     Verb.STARTTLS: "STARTTLS",
+    Verb.AUTH: "AUTH PLAIN|LOGIN [initial-response]",
     Verb.MAIL: "MAIL FROM:<address> [SIZE=octets] [BODY=7BIT|8BITMIME] [SMTPUTF8]",
     Verb.RCPT: "RCPT TO:<address>",
     Verb.DATA: "DATA, then the message, then a line with a single dot",
@@ -120,6 +129,14 @@ class Helo:
 @dataclass(frozen=True, slots=True)
 class Starttls:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    mechanism: str
+    """In upper case; whether it is one of ours is not looked at."""
+    initial: str | None = field(default=None, repr=False)
+    """The initial response as it was sent, in base64; "=" is an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +190,9 @@ class Quit:
     pass
 
 
-Command = Ehlo | Helo | Starttls | Mail | Rcpt | Data | Rset | Vrfy | Expn | Noop | Help | Quit
+Command = Ehlo | Helo | Starttls | Auth | Mail | Rcpt | Data | Rset | Vrfy | Expn | Noop | Help | Quit
 
 _NOT_HERE = {
-    "AUTH": "there is no login here: send MAIL",
     "BDAT": "no CHUNKING here: send DATA",
     "ETRN": "the queue here is run by its operator",
     "LHLO": "this is SMTP, not LMTP: send EHLO",
@@ -193,6 +209,7 @@ _HOST = re.compile(r"[!#-'*+\-./0-:=?-\[\]-~]{1,255}")
 """Printable, without what would open a comment or a second field in a Received header: `( ) < > ; , " \\`."""
 _PATH = re.compile(r'<((?:"(?:[^"\\]|\\.)*+"|[^">])*+)>')
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-~\u0080-\U0010ffff]+))?")
+_AUTH = re.compile(r"([A-Za-z0-9_-]{1,20})(?: +([!-~]+))?")
 _XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})"
 _IGNORED = {
     ("MAIL", "RET"): re.compile(r"FULL|HDRS", re.IGNORECASE),
@@ -225,6 +242,8 @@ def parse_command(line: bytes, *, smtputf8: bool = False) -> Command:
             return Ehlo(_host(verb, argument))
         case Verb.HELO:
             return Helo(_host(verb, argument))
+        case Verb.AUTH:
+            return _auth(argument)
         case Verb.MAIL:
             return _mail(argument)
         case Verb.RCPT:
@@ -259,6 +278,8 @@ def _unknown(word: str) -> WireError:
         return WireError(421, "4.7.0", "This is an SMTP server, not HTTP")
     if word in _NOT_HERE:
         return WireError(502, "5.5.1", f"{word} is not offered: {_NOT_HERE[word]}")
+    if word.startswith(Verb.AUTH):
+        return WireError(500, "5.5.2", f"Syntax: {SYNTAX[Verb.AUTH]}")  # the word may hold a password
     if not word:
         return WireError(500, "5.5.2", "An empty line is no command: HELP lists the verbs")
     return WireError(500, "5.5.2", f"There is no command {_shown(word)}: HELP lists the verbs")
@@ -268,6 +289,13 @@ def _host(verb: Verb, argument: str) -> str:
     if _HOST.fullmatch(argument) is None:
         raise WireError(501, "5.5.4", f"Name your host: {SYNTAX[verb]}")
     return argument
+
+
+def _auth(argument: str) -> Auth:
+    found = _AUTH.fullmatch(argument)
+    if found is None:
+        raise WireError(501, "5.5.4", f"Syntax: {SYNTAX[Verb.AUTH]}")
+    return Auth(found[1].upper(), found[2])
 
 
 def _mail(argument: str) -> Mail:
@@ -367,6 +395,32 @@ def _shown(text: str) -> str:
     return ascii(text if len(text) <= 60 else text[:57] + "...")
 
 
+SECRET = "[credentials]"
+"""What is written down instead of them."""
+
+_MECHANISM = re.compile(
+    rb"(AUTH (?:CRAM-MD5|DIGEST-MD5|EXTERNAL|GSSAPI|LOGIN|NTLM|OAUTHBEARER|PLAIN|SCRAM-SHA-(?:1|256)|XOAUTH2))(?: .*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def secretive(line: bytes) -> bool:
+    """Whether the line begins like AUTH, well written or not: it may hold a password."""
+    return line.lstrip()[:4].upper() == b"AUTH"
+
+
+def concealed(line: bytes) -> bytes:
+    """The line as it may be written down: of what is `secretive` only the mechanism stays.
+
+    What stands where a mechanism should may be the password itself, so that only names of mechanisms are kept.
+    """
+    if not secretive(line):
+        return line
+    found = _MECHANISM.fullmatch(line)
+    kept = found[1] if found is not None else line.lstrip()[:4]
+    return line if len(kept) == len(line) else kept + b" " + SECRET.encode()
+
+
 class CommandLines:
     """Octets in, command lines out. A malformed line is consumed and raised as WireError: one line, one answer."""
 
@@ -380,13 +434,22 @@ class CommandLines:
 
     def next(self) -> bytes | None:
         """The next line without its CRLF; None until more is fed. Raises WireError."""
+        too_long = f"The line is too long: a command has at most {MAX_COMMAND} octets"
+        return self._next(MAX_COMMAND, Reply(500, "5.5.2", too_long))
+
+    def response(self) -> bytes | None:
+        """The same inside an AUTH exchange, where lines may be longer (RFC 4954 4). Raises WireError."""
+        too_long = f"The response is too long: it has at most {MAX_RESPONSE} octets"
+        return self._next(MAX_RESPONSE, Reply(500, "5.5.6", too_long))
+
+    def _next(self, limit: int, too_long: Reply) -> bytes | None:
         buffer = self._buffer
         if buffer.startswith(b"\x16\x03") and not self._overlong:
             buffer.clear()
             raise WireError(421, "4.7.0", "This port begins in plain text: do not start with TLS, send STARTTLS")
         end = buffer.find(b"\n", self._searched)
         if end < 0:
-            if len(buffer) > MAX_COMMAND:
+            if len(buffer) > limit:
                 self._overlong = True
                 buffer.clear()
             self._searched = len(buffer)
@@ -394,9 +457,9 @@ class CommandLines:
         line = bytes(buffer[: end + 1])
         del buffer[: end + 1]
         self._searched = 0
-        if self._overlong or len(line) > MAX_COMMAND:
+        if self._overlong or len(line) > limit:
             self._overlong = False
-            raise WireError(500, "5.5.2", f"The line is too long: a command has at most {MAX_COMMAND} octets")
+            raise WireError(too_long.code, too_long.enhanced, too_long.text)
         if not line.endswith(b"\r\n"):
             why = "The line ends in a lone LF: end lines with CRLF: telnet does, nc needs -C"
         elif line.count(b"\r") > 1:

@@ -43,18 +43,19 @@ def pack_message(message: Message) -> str:
     """What has no column of its own: everything but id, received_at and size."""
     envelope = message.envelope
     client = envelope.client
-    value: dict[str, Any] = {
-        "client": {
-            "ip": client.ip,
-            "port": client.port,
-            "listener": client.listener,
-            "role": client.role.value,
-            "trusted": client.trusted,
-            "helo": client.helo,
-            "esmtp": client.esmtp,
-            "tls": client.tls,
-        }
+    speaking: dict[str, Any] = {
+        "ip": client.ip,
+        "port": client.port,
+        "listener": client.listener,
+        "role": client.role.value,
+        "trusted": client.trusted,
+        "helo": client.helo,
+        "esmtp": client.esmtp,
+        "tls": client.tls,
     }
+    if client.login is not None:
+        speaking["login"] = _pack_address(client.login)
+    value: dict[str, Any] = {"client": speaking}
     if envelope.reverse_path is not None:
         value["reverse_path"] = _pack_address(envelope.reverse_path)
     if envelope.size is not None:
@@ -86,6 +87,7 @@ def unpack_message(message_id: str, received_at: float, size: int, head: str) ->
     """Raises ValueError for what cannot be read."""
     value = _Record.parse(head)
     client = value.record("client")
+    login = client.optional("login")
     reverse_path = value.optional("reverse_path")
     declared = value.optional("size")
     return Message(
@@ -102,6 +104,7 @@ def unpack_message(message_id: str, received_at: float, size: int, head: str) ->
                 helo=client.text("helo"),
                 esmtp=client.flag("esmtp"),
                 tls=client.text("tls"),
+                login=None if login is None else _unpack_address(login),
             ),
             reverse_path=None if reverse_path is None else _unpack_address(reverse_path),
             size=None if declared is None else _integer(declared),

@@ -53,7 +53,8 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             secured = f", {facts['tls']}" if facts["tls"] else ", plain text"
             secured += f" ({facts['downgrade']})" if facts["downgrade"] else ""
             sealed = f", sealed by {facts['sealed']}" if facts["sealed"] else ""
-            where = f"{facts['server']} at {facts['ip']} ({facts['source']}{standby})"
+            at = f" at {facts['ip']}" if facts["ip"] != facts["server"] else ""
+            where = f"{facts['server']}{at} ({facts['source']}{standby})"
             return [f"endpoint {facts['endpoint']}: {where}{secured}{sealed}", *said]
         case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED:
             return _outcome(event)
@@ -84,7 +85,7 @@ def _received(facts: Mapping[str, Any]) -> str:
         return f"{sender}: a DSN of this relay about {facts['bounce_of']}"
     secured = f", {facts['tls']}" if facts["tls"] else ""
     removed = f", {facts['forged']} forged result fields removed" if facts["forged"] else ""
-    who = f"{facts['client']} ({facts['helo']})"
+    who = f"{facts['client']} ({facts['helo']})" + (f" logged in as {facts['login']}" if facts.get("login") else "")
     return f"{sender}, by {who} on listener {facts['listener']} ({facts['role']}{secured}){removed}"
 
 

@@ -17,6 +17,7 @@ import uvloop
 from smtproute.core.address import Address
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Event, Happening
+from smtproute.core.login import Login
 from smtproute.core.permit import LOOPBACK
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Limits
@@ -56,6 +57,12 @@ class House:
     gate: asyncio.Event | None = None
     """DATA is answered when it is set."""
     committed: asyncio.Event = field(default_factory=asyncio.Event)
+    passwords: dict[str, bytes] = field(default_factory=dict)
+    """By name: who may log in."""
+    logins: list[tuple[str, bytes]] = field(default_factory=list)
+    """Who tried to."""
+    checking: asyncio.Event | None = None
+    """A login is answered when it is set."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def door(self, listener: Settings) -> RecordingDoor:
@@ -80,6 +87,17 @@ class RecordingDoor:
     async def connect(self, client: Client) -> Reply:
         self.house.clients.append(client)
         return self.house.answer("connect", Reply(220, "", "mx.example ESMTP"))
+
+    async def login(self, client: Client, name: str, password: bytes) -> Login | Reply:
+        house = self.house
+        house.logins.append((name, password))
+        if house.checking is not None:
+            await house.checking.wait()
+        refusal = house.answer("login", Reply(535, "5.7.8", "Authentication failed"))
+        if house.passwords.get(name) != password:
+            return refusal
+        address = Address.parse(name)
+        return Login(address, address, "", "accounts:1")
 
     async def mail(self, envelope: Envelope) -> Reply:
         self.house.calls.append(f"mail {envelope.reverse_path}")
@@ -115,7 +133,7 @@ class RecordingDoor:
         self.envelope, self.recipients = None, []
         self.house.answer("reset", Reply(250, "", ""))
 
-    async def explain(self, address: Address) -> Reply:
+    async def explain(self, client: Client, address: Address) -> Reply:
         return self.house.answer("explain", Reply(250, "2.1.5", f"{address}\nis explained"))
 
 

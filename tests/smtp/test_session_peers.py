@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 from recording import LOCAL, House, listening, on_both_loops
+from swaks import swaks
 
 from smtproute.core.address import Address
 from smtproute.core.reply import Reply
@@ -65,21 +66,6 @@ async def test_smtplib(tmp_path: Path) -> None:
     assert one.envelope.reverse_path is None and one.envelope.eight_bit and one.envelope.size == len(message)
     assert two.envelope.smtputf8 and two.recipients == [Address.parse("ß@d.example")]
     assert last.envelope.client.helo == "client.example" and last.envelope.client.tls
-
-
-async def swaks(address: tuple[str, int], *options: str) -> tuple[int, str]:
-    """Its exit status and the transcript that it prints."""
-    host, port = address
-    process = await asyncio.create_subprocess_exec(
-        *("swaks", "--server", host, "--port", str(port), "--helo", "client.example", *options),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(30):
-        printed, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, printed.decode()
 
 
 @pytest.mark.peer("swaks")

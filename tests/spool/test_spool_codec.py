@@ -29,7 +29,16 @@ from smtproute.spool.queue import Message
 texts = st.text(max_size=20)
 addresses = st.builds(Address, texts, st.builds(Domain, texts, texts))
 clients = st.builds(
-    Client, texts, st.integers(0, 65535), texts, st.sampled_from(Role), st.booleans(), texts, st.booleans(), texts
+    Client,
+    ip=texts,
+    port=st.integers(0, 65535),
+    listener=texts,
+    role=st.sampled_from(Role),
+    trusted=st.booleans(),
+    helo=texts,
+    esmtp=st.booleans(),
+    tls=texts,
+    login=st.none() | addresses,
 )
 envelopes = st.builds(
     Envelope,
@@ -70,6 +79,7 @@ def test_a_message_comes_back(message: Message) -> None:
     back = unpack_message(message.id, message.received_at, message.size, pack_message(message))
     assert back == message
     assert str(back.envelope.reverse_path) == str(message.envelope.reverse_path)
+    assert str(back.envelope.client.login) == str(message.envelope.client.login)
 
 
 @given(delivery_values)
@@ -112,6 +122,9 @@ def test_a_newer_version_may_have_written_more() -> None:
 def test_an_older_version_may_have_written_less() -> None:
     message = unpack_message("A", NOW, 5, "{}")
     assert message == Message("A", NOW, Envelope(Client("", 0, "", Role.INBOUND, False), None), 5)
+    client = '{"ip": "192.0.2.1", "port": 5, "listener": "mx", "role": "inbound", "trusted": false, "esmtp": true}'
+    before_logins = unpack_message("A", NOW, 5, f'{{"client": {client}}}').envelope.client
+    assert before_logins == Client("192.0.2.1", 5, "mx", Role.INBOUND, False, esmtp=True, login=None)
     delivery = unpack_delivery('{"kind": "mailbox", "address": ["a", "b.example"]}')
     assert delivery == Delivery(Kind.MAILBOX, Address.parse("a@b.example"), Address.parse("a@b.example"))
 
@@ -120,7 +133,8 @@ KEYS = ["client", "reverse_path", "size", "trace_header", "forged", "verdicts", 
 garbage = st.recursive(
     st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner)
 )
-records = st.dictionaries(st.sampled_from(KEYS), garbage)
+clients_of_garbage = st.dictionaries(st.sampled_from(["ip", "port", "role", "login"]), garbage)
+records = st.dictionaries(st.sampled_from(KEYS), garbage | clients_of_garbage)
 
 
 @given(st.text() | garbage.map(json.dumps) | records.map(json.dumps))
