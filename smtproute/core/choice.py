@@ -92,6 +92,8 @@ class Candidate:
     backup: bool = False
 
     def __str__(self) -> str:
+        if self.server.socket:
+            return f"{self.server} ({self.source})"
         ip = f"[{self.ip}]" if ":" in self.ip else self.ip
         return f"{self.server.host} ({self.source}, {ip}:{self.server.port})"
 

@@ -25,6 +25,7 @@ class Stage(StrEnum):
     GREETING = "greeting"
     EHLO = "ehlo"
     STARTTLS = "starttls"
+    AUTH = "auth"
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
@@ -77,7 +78,7 @@ def judge(answer: Answer) -> Judgement:
     if reply is None or reply.temporary:
         return Judgement.NEXT_SERVER
     match answer.stage:
-        case Stage.RESOLVE | Stage.CONNECT | Stage.GREETING | Stage.EHLO | Stage.STARTTLS:
+        case Stage.RESOLVE | Stage.CONNECT | Stage.GREETING | Stage.EHLO | Stage.STARTTLS | Stage.AUTH:
             return Judgement.NEXT_SERVER
         case Stage.MAIL | Stage.RCPT | Stage.DATA | Stage.CONTENT:
             if answer.stage is Stage.CONTENT and 200 <= reply.code < 300:

@@ -88,7 +88,7 @@ class Discover(StrEnum):
     A = "a"
     """The servers' own addresses."""
     MX = "mx"
-    """The MX of each server's name."""
+    """The MX of each server's name; an IP address, or a domain without MX, stands for itself."""
     RECIPIENT = "recipient"
     """The MX of the recipient's domain."""
 
@@ -154,13 +154,23 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One host name of an endpoint, and its port. Of docker-mailserver's relays it may be an IP address."""
+    """One host name of an endpoint, and its port.
+
+    Of docker-mailserver's relays it may be an IP address; of the mailboxes' LMTP server the path of a UNIX socket.
+    """
 
     host: str
     port: int = 25
 
+    @property
+    def socket(self) -> bool:
+        """Whether it is a UNIX socket; the port then says nothing."""
+        return self.host.startswith("/")
+
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        if self.socket:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,8 @@ class Endpoint:
     username: str = ""
     """Whom to log in as (SMTP AUTH); empty: not at all."""
     password: str = field(default="", repr=False)
+    lmtp: bool = False
+    """Speaks LMTP (RFC 2033), which answers for each recipient: the mailboxes' server, never one of the file's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +196,8 @@ class Accounts:
     maildir: str
     """Root of the mailboxes: `<maildir>/<domain>/<user>/`."""
     store: Store = Store.MAILDIR
-    lmtp: Server | str = ""
-    """With `Store.LMTP`: where it listens, or the path of its UNIX socket."""
+    lmtp: Server | None = None
+    """With `Store.LMTP`: where it listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +224,25 @@ class Arc:
     """With `SignBy.DOMAIN`."""
     keys: Mapping[str, ArcKey] = field(default_factory=dict)
     """By Domain.key."""
+    inbound: bool = True
+    """Whether mail of strangers is sealed. This and what follows are the options of rspamd's arc.conf."""
+    local: bool = False
+    """Whether mail of trusted clients is sealed wherever it comes in, not only where the listener says so."""
+    authenticated: bool = False
+    """The same of mail of those who have logged in."""
+    null_sender: bool = True
+    """Whether mail of the null reverse-path is sealed."""
+    username_mismatch: bool = True
+    """Whether mail of a login may be sealed in the name of another domain than the login's."""
+    author_mismatch: bool = True
+    """Whether mail is sealed whose From is of another domain than its reverse-path: a forward often is."""
+    parents: bool = False
+    """Whether a domain without a key is sealed for by its nearest parent that has one (use_esld)."""
+
+    @property
+    def by_author(self) -> bool:
+        """Whether the header From has a say in what is sealed."""
+        return self.sign is SignBy.SENDER or not self.author_mismatch
 
 
 @dataclass(frozen=True, slots=True)

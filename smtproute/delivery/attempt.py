@@ -12,14 +12,16 @@ from smtproute.core.choice import Candidate, Choice
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import apply
 from smtproute.core.outcome import Answer, Judgement, Outcome, Result, judge, too_many
+from smtproute.core.quota import UNLIMITED
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.retry import next_attempt
 from smtproute.core.seals import Seal, plan_seal
-from smtproute.core.settings import Endpoint, Kind, SignBy
+from smtproute.core.settings import Endpoint, Kind, Store
 from smtproute.core.snapshot import Snapshot
 from smtproute.core.transcript import plain
 from smtproute.delivery.bounce import bounce
 from smtproute.delivery.endpoint import Endpoints
+from smtproute.delivery.lmtp import lmtp_copy, lmtp_endpoint
 from smtproute.delivery.maildir import MailboxFailed, Maildir
 from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit
 from smtproute.smtp.client import Dialogue, Mail, Unreachable
@@ -118,7 +120,7 @@ class Attempts:
         kind = job.entries[0].delivery.kind
         match kind:
             case Kind.MAILBOX:
-                await self._to_mailboxes(job, report)
+                await self._to_mailboxes(job, report, settle)
             case Kind.CAPTURE:
                 report.captured = True
                 report.outcomes += [(entry, Outcome(Result.DELIVERED, _KEPT)) for entry in job.entries]
@@ -142,15 +144,36 @@ class Attempts:
         report.told = [event]
         report.bounces += [accepted] if accepted is not None else []
 
-    async def _to_mailboxes(self, job: Job, report: Report) -> None:
+    async def _to_mailboxes(self, job: Job, report: Report, settle: Settle) -> None:
+        store = self._snapshot().settings.accounts.store
+        match store:
+            case Store.MAILDIR:
+                await self._to_maildir(job, report)
+            case Store.LMTP:
+                await self._to_lmtp(job, report, settle)
+            case _:
+                assert_never(store)
+
+    async def _to_lmtp(self, job: Job, report: Report, settle: Settle) -> None:
+        settings = self._snapshot().settings
+        endpoint = lmtp_endpoint(settings.accounts)
+        choice = await self._choice(job, endpoint, report)
+        if choice is not None:
+            content = await self._spool.content(job.message.id)
+            copy = lmtp_copy(job.message, content, str(settings.hostname))
+            await self._failover(job, endpoint, choice, copy, report, settle)
+
+    async def _to_maildir(self, job: Job, report: Report) -> None:
         hostname = str(self._snapshot().settings.hostname)
         content = await self._spool.content(job.message.id)
         for entry in job.entries:
             mailbox = entry.delivery.mailbox
             assert mailbox is not None
             name = f"{int(job.message.received_at)}.{job.message.id}_{entry.number}.{hostname}"
+            account = self._snapshot().routing.mailboxes.get(mailbox.key)
+            quota = account.quota if account is not None else UNLIMITED
             try:
-                file = await self._maildir.deliver(mailbox, name, apply(mailbox_edit(entry, hostname), content))
+                file = await self._maildir.deliver(mailbox, name, apply(mailbox_edit(entry, hostname), content), quota)
             except MailboxFailed as failed:
                 report.outcomes.append((entry, self._deferred(entry, failed.refusal)))
             else:
@@ -165,23 +188,30 @@ class Attempts:
             refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
             report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
             return
-        choice = await self._endpoints.candidates(endpoint, delivery.address.domain)
-        if choice.refusal is not None:
-            report.outcomes += [(entry, self._judged(entry, choice.refusal)) for entry in job.entries]
-            return
-        if not choice.candidates:
-            refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, {}))
-            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+        choice = await self._choice(job, endpoint, report)
+        if choice is None:
             return
         content = await self._spool.content(job.message.id)
         seal = job.seal
-        if seal.wanted and settings.arc.sign is SignBy.SENDER:
+        if seal.wanted and settings.arc.by_author:
             seal = plan_seal(settings, job.message.envelope, delivery, author_domain(content))
         copy = await self._outgoing.copy(job.message, content, seal, str(settings.hostname))
         if copy.unsealed:
             facts = {"endpoint": endpoint.name, "why": copy.unsealed}
             report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
         await self._failover(job, endpoint, choice, copy, report, settle)
+
+    async def _choice(self, job: Job, endpoint: Endpoint, report: Report) -> Choice | None:
+        """The addresses to try; None where there are none, and the outcomes say why."""
+        choice = await self._endpoints.candidates(endpoint, job.entries[0].delivery.address.domain)
+        if choice.refusal is not None:
+            report.outcomes += [(entry, self._judged(entry, choice.refusal)) for entry in job.entries]
+            return None
+        if not choice.candidates:
+            refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, {}))
+            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+            return None
+        return choice
 
     async def _failover(
         self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report, settle: Settle
@@ -232,7 +262,7 @@ class Attempts:
             # The last server's own words where it had some for us; else ours, and nobody is named as their source.
             own = answer.reply if answer.reply is not None and answer.reply.temporary else None
             refusal = Refusal(own or _UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, tried))
-            report.outcomes.append((entry, self._deferred(entry, refusal, candidate.server.host if own else "")))
+            report.outcomes.append((entry, self._deferred(entry, refusal, _host(candidate) if own else "")))
 
     def _dialogue(
         self,
@@ -261,7 +291,7 @@ class Attempts:
 
     def _answered(self, entry: Entry, candidate: Candidate, answer: Answer) -> Outcome | None:
         """The outcome that a server's answer settles; None where the next server is to be asked."""
-        says, host = str(candidate), candidate.server.host
+        says, host = str(candidate), _host(candidate)
         judgement = judge(answer)
         match judgement:
             case Judgement.ACCEPTED:
@@ -295,6 +325,11 @@ def _dead(entry: Entry) -> Outcome:
     refusal = entry.delivery.refusal
     assert refusal is not None
     return Outcome(Result.FAILED, refusal)
+
+
+def _host(candidate: Candidate) -> str:
+    """The server's name for those outside; what listens on a UNIX socket is a part of this relay to them."""
+    return "" if candidate.server.socket else candidate.server.host
 
 
 def _nobody(choice: Choice, tried: dict[Candidate, str]) -> str:

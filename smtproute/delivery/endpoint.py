@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
+from typing import assert_never
 
 from smtproute.core.address import Domain
-from smtproute.core.choice import Choice, Exchanges, Looked, Resolution, order
+from smtproute.core.choice import Choice, Exchanges, Found, Looked, Resolution, Resolved, order
 from smtproute.core.reply import Refusal, Reply
-from smtproute.core.settings import Discover, Endpoint, Server
+from smtproute.core.settings import Discover, Endpoint, Server, Source
 from smtproute.resolve.resolver import Resolver
 from smtproute.world import World
 
@@ -34,15 +36,29 @@ class Endpoints:
 
     async def candidates(self, endpoint: Endpoint, domain: Domain) -> Choice:
         """The addresses to try for mail to `domain`, and everything that was looked up on the way."""
-        if endpoint.discover is Discover.RECIPIENT:
-            return await self._exchanges(domain)
-        return order(await self._look(endpoint.servers) + await self._look(endpoint.backup, backup=True))
+        match endpoint.discover:
+            case Discover.A:
+                return order(await self._look(endpoint.servers) + await self._look(endpoint.backup, backup=True))
+            case Discover.MX:
+                choices = [await self._relays(server) for server in endpoint.servers]
+                choices += [await self._relays(server, backup=True) for server in endpoint.backup]
+                return _joined(choices)
+            case Discover.RECIPIENT:
+                if domain.literal:
+                    return Choice(refusal=Refusal(_LITERAL, "routing", f"{domain} with discover = recipient"))
+                return await self._exchanges(Server(domain.key))
+            case _:
+                assert_never(endpoint.discover)
 
-    async def _exchanges(self, domain: Domain) -> Choice:
-        """The recipient domain's own mail exchangers (RFC 5321 5.1)."""
-        if domain.literal:
-            return Choice(refusal=Refusal(_LITERAL, "routing", f"{domain} with discover = recipient"))
-        found = await self._resolver().exchanges(domain.key)
+    async def _relays(self, server: Server, backup: bool = False) -> Choice:
+        """The mail exchangers of a server's name; an IP address stands for itself."""
+        if _is_ip(server.host):
+            return order(await self._look([server], backup))
+        return await self._exchanges(server, backup)
+
+    async def _exchanges(self, domain: Server, backup: bool = False) -> Choice:
+        """The mail exchangers of a domain (RFC 5321 5.1), on this port."""
+        found = await self._resolver().exchanges(domain.host)
         refusal = _refusal(found)
         if refusal is not None:
             return Choice(refusal=refusal)
@@ -50,22 +66,47 @@ class Endpoints:
         own = min((each.preference for each in found.exchanges if each.host == self._hostname.key), default=None)
         usable = [each for each in found.exchanges if own is None or each.preference < own]
         if not usable:
-            return Choice(refusal=Refusal(_LOOP, "DNS", f"{self._hostname} is the best MX of {domain}"))
+            return Choice(refusal=Refusal(_LOOP, "DNS", f"{self._hostname} is the best MX of {domain.host}"))
         # Equal preferences are tried in random order, to spread the load (RFC 5321 5.1).
         ranked = sorted(usable, key=lambda each: (each.preference, self._world.chance.random()))
-        choice = order(await self._look([Server(each.host) for each in ranked]))
+        choice = order(await self._look([Server(each.host, domain.port) for each in ranked], backup))
         if all(each.resolved.status in _NO_ADDRESS for each in choice.looked):
             said = "; ".join(str(each.resolved) for each in choice.looked)
-            return replace(choice, refusal=Refusal(_NO_HOST, "DNS", f"MX of {domain}: {said}"))
+            return replace(choice, refusal=Refusal(_NO_HOST, "DNS", f"MX of {domain.host}: {said}"))
         return choice
 
     async def _look(self, servers: Sequence[Server], backup: bool = False) -> list[Looked]:
-        resolver = self._resolver()
         if len(servers) == 1:
-            return [Looked(servers[0], await resolver.addresses(servers[0].host), backup)]
+            return [Looked(servers[0], await self._addresses(servers[0]), backup)]
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(resolver.addresses(server.host)) for server in servers]
+            asked = [tasks.create_task(self._addresses(server)) for server in servers]
         return [Looked(server, task.result(), backup) for server, task in zip(servers, asked, strict=True)]
+
+    async def _addresses(self, server: Server) -> Resolved:
+        if server.socket:
+            return Resolved(server.host, Resolution.OK, (Found(server.host, Source.WRITTEN),))
+        return await self._resolver().addresses(server.host)
+
+
+def _joined(choices: Sequence[Choice]) -> Choice:
+    """One choice of several: a name that is refused takes nothing from the others."""
+    refusals = [choice.refusal for choice in choices if choice.refusal is not None]
+    refusal = None
+    if len(refusals) == len(choices):
+        refusal = next((each for each in refusals if each.temporary), refusals[0])
+    return Choice(
+        tuple(looked for choice in choices for looked in choice.looked),
+        tuple(candidate for choice in choices for candidate in choice.candidates),
+        refusal,
+    )
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _refusal(found: Exchanges) -> Refusal | None:

@@ -18,7 +18,7 @@ from smtproute.mailauth.results import field as results_field
 from smtproute.spool.queue import Entry, Message
 from smtproute.world import World
 
-__all__ = ["Copy", "Outgoing", "author_domain", "mailbox_edit"]
+__all__ = ["Copy", "Outgoing", "author_domain", "mailbox_edit", "results"]
 
 MAX_COMMENTS = 50
 """Comments in a header From, beyond which it names nobody."""
@@ -70,8 +70,12 @@ def mailbox_edit(entry: Entry, authserv_id: str) -> Edit:
     message = entry.message
     reverse_path = message.envelope.reverse_path
     head = f"Return-Path: <{reverse_path or ''}>\r\nDelivered-To: {entry.delivery.address}\r\n".encode()
-    results = results_field(authserv_id, message.verdicts) if message.verdicts else b""
-    return Edit(message.forged, head + results + message.trace_header)
+    return Edit(message.forged, head + results(message, authserv_id) + message.trace_header)
+
+
+def results(message: Message, authserv_id: str) -> bytes:
+    """What we found about the message, as a header field; nothing where nobody looked."""
+    return results_field(authserv_id, message.verdicts) if message.verdicts else b""
 
 
 def author_domain(content: bytes) -> Domain | None:

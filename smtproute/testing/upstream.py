@@ -1,7 +1,8 @@
 """A real SMTP server that does as it is told: for tests, and as the far end of the demo.
 
 Left alone it is a strict server that takes everything: commands in order, parameters only of what it offers, no
-pipelining past what RFC 2920 allows. A script of rules changes what it does at one verb:
+pipelining past what RFC 2920 allows. With `users` it wants a login over TLS first; with `lmtp` it speaks LMTP
+(RFC 2033). A script of rules changes what it does at one verb:
 
     async with Upstream([on("RCPT", "550 5.1.1 No such user", match="bob@"), on("CONTENT", Drop(), times=1)]) as far:
         ...  # send something to far.port
@@ -13,11 +14,13 @@ It shares no code with our own client and listener beyond the values of the tran
 from __future__ import annotations
 
 import asyncio
+import binascii
 import re
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -43,7 +46,7 @@ __all__ = [
 ]
 
 EXTENSIONS = ("PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
-"""What EHLO offers. STARTTLS is added where there is a TLS context."""
+"""What EHLO offers. STARTTLS is added where there is a TLS context, and AUTH under TLS where there are users."""
 
 
 class Verb(StrEnum):
@@ -53,12 +56,16 @@ class Verb(StrEnum):
     """The greeting; argument: the client's address."""
     EHLO = "EHLO"
     HELO = "HELO"
+    LHLO = "LHLO"
     STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    """Argument: the mechanism, and the initial response if it came with one."""
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
     CONTENT = "CONTENT"
-    """After the dot; argument: the message, as latin-1 (empty with `Rule.after`)."""
+    """After the dot; argument: the message, as latin-1 (empty with `Rule.after`). In LMTP it acts once for each
+    recipient that was taken, and the argument is the recipient."""
     RSET = "RSET"
     NOOP = "NOOP"
     QUIT = "QUIT"
@@ -132,6 +139,8 @@ class Received:
     recipients: tuple[str, ...]
     recipient_parameters: tuple[tuple[str, ...], ...]
     """Of each RCPT."""
+    login: str
+    """Who logged in; empty: nobody."""
     content: bytes
     """Dots unstuffed, nothing else touched."""
     transcript: tuple[Line, ...]
@@ -145,6 +154,7 @@ class Session:
     number: int
     helo: str = ""
     tls: str = ""
+    login: str = ""
     open: bool = True
     transcript: list[Line] = field(default_factory=list)
 
@@ -162,6 +172,9 @@ class Upstream:
         *,
         tls: ssl.SSLContext | None = None,
         implicit: bool = False,
+        users: Mapping[str, str] | None = None,
+        mechanisms: str = "PLAIN LOGIN",
+        lmtp: bool = False,
         extensions: Sequence[str] = EXTENSIONS,
         on_message: Callable[[Received], Awaitable[None]] | None = None,
         host: str = "127.0.0.1",
@@ -169,6 +182,9 @@ class Upstream:
         clock: Clock | None = None,
     ) -> None:
         """`tls` alone offers STARTTLS; with `implicit`, TLS begins with the connection.
+
+        `users` are passwords by name; `mechanisms` is what AUTH then offers. A `host` with a slash is the path of a
+        UNIX socket.
 
         `on_message` runs after a message was taken and before its 250.
         """
@@ -179,6 +195,9 @@ class Upstream:
         self.sessions: list[Session] = []
         """Every connection so far."""
         self.tls = tls
+        self.users = users
+        self.mechanisms = mechanisms
+        self.lmtp = lmtp
         self.extensions = tuple(extensions)
         self.on_message = on_message
         self.clock = clock or SystemClock()
@@ -195,12 +214,12 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Peer(self._accept),
-            self.host,
-            self.port,
-            ssl=self.tls if self._implicit else None,
-        )
+        loop = asyncio.get_running_loop()
+        if "/" in self.host:
+            self._server = await loop.create_unix_server(lambda: _Peer(self._accept), self.host)
+            return self
+        context = self.tls if self._implicit else None
+        self._server = await loop.create_server(lambda: _Peer(self._accept), self.host, self.port, ssl=context)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -305,7 +324,7 @@ class _Peer(asyncio.Protocol):
 
 
 _PATH = re.compile(r'(?:FROM|TO):<((?:"(?:\\.|[^"\\])*"|[^">])*)>((?: [^ ]+)*)', re.IGNORECASE)
-_LAST = (Verb.EHLO, Verb.STARTTLS, Verb.DATA, Verb.QUIT)
+_LAST = (Verb.EHLO, Verb.LHLO, Verb.STARTTLS, Verb.AUTH, Verb.DATA, Verb.QUIT)
 """Commands after which a client waits, pipelining or not (RFC 2920 3.1)."""
 
 
@@ -352,11 +371,16 @@ class _Dialogue:
         if self._peer.buffer and (verb in _LAST or "PIPELINING" not in self._offered):
             self._say("503 5.5.0 Improper use of pipelining")
             raise _Closed
+        if verb in ((Verb.EHLO, Verb.HELO) if self._upstream.lmtp else (Verb.LHLO,)):
+            self._say(f"500 5.5.1 This is no {'SMTP' if self._upstream.lmtp else 'LMTP'} server")
+            return
         match verb:
-            case Verb.EHLO | Verb.HELO:
+            case Verb.EHLO | Verb.HELO | Verb.LHLO:
                 await self._hello(verb, argument)
             case Verb.STARTTLS:
                 await self._starttls()
+            case Verb.AUTH:
+                await self._authenticate(argument)
             case Verb.MAIL:
                 await self._envelope_mail(argument)
             case Verb.RCPT:
@@ -377,9 +401,11 @@ class _Dialogue:
                 assert_never(verb)
 
     async def _hello(self, verb: Verb, argument: str) -> None:
-        offered = self._upstream.extensions if verb is Verb.EHLO else ()
-        if verb is Verb.EHLO and self._upstream.tls is not None and not self._session.tls:
+        offered = self._upstream.extensions if verb is not Verb.HELO else ()
+        if verb is not Verb.HELO and self._upstream.tls is not None and not self._session.tls:
             offered += ("STARTTLS",)
+        if verb is not Verb.HELO and self._upstream.users is not None and self._session.tls:
+            offered += (f"AUTH {self._upstream.mechanisms}",)
         said = await self._answer(verb, argument, "250 " + "\n".join(("upstream.test", *offered)))
         if said:
             self._session.helo = argument
@@ -410,9 +436,40 @@ class _Dialogue:
         self._forget()
         self._name_tls()
 
+    async def _authenticate(self, argument: str) -> None:
+        """AUTH PLAIN and AUTH LOGIN (RFC 4954), with an initial response or without. Raises _Closed."""
+        mechanism, _, initial = argument.partition(" ")
+        if mechanism.upper() not in self._offered.get("AUTH", "").split() or self._session.login:
+            self._say("503 5.5.1 Not now")
+            return
+        if await self._act(self._upstream.rule(Verb.AUTH, argument)) is not None:
+            return
+        prompts = ["334 "] if mechanism.upper() == "PLAIN" else ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"]
+        responses = [initial] if initial else []
+        for prompt in prompts[len(responses) :]:
+            self._say(prompt)
+            line = (await self._peer.line()).decode("latin-1").rstrip("\r\n")
+            self._note(self._received, line)
+            responses.append(line)
+        try:
+            parts = b"\0".join(b64decode(response, validate=True) for response in responses).split(b"\0")
+        except binascii.Error:
+            parts = []
+        if len(parts) < 2:
+            self._say("501 5.5.2 That is no login")
+            return
+        username, password = (part.decode("utf-8", "replace") for part in parts[-2:])
+        if (self._upstream.users or {}).get(username) == password:
+            self._session.login = username
+            self._say("235 2.7.0 Welcome")
+        else:
+            self._say("535 5.7.8 No")
+
     async def _envelope_mail(self, argument: str) -> None:
         path = _PATH.fullmatch(argument)
-        if not self._session.helo or self._mail is not None:
+        if self._upstream.users is not None and not self._session.login:
+            reply = "530 5.7.0 Log in first"
+        elif not self._session.helo or self._mail is not None:
             reply = "503 5.5.1 Not now"
         elif path is None or not argument.upper().startswith("FROM:"):
             reply = "501 5.5.4 Syntax: MAIL FROM:<address>"
@@ -471,7 +528,7 @@ class _Dialogue:
             searched = max(0, len(self._peer.buffer) - 4)
             if early is None:
                 early = self._upstream.rule(Verb.CONTENT, "", len(self._peer.buffer))
-                answered = bool(await self._act(early))
+                answered = (await self._act(early)) is not None
             await self._peer.more()
         del self._peer.buffer[:length]
         content = b"\r\n".join(line.removeprefix(b".") for line in content.split(b"\r\n"))
@@ -482,18 +539,23 @@ class _Dialogue:
         self._forget()
 
     async def _take(self, content: bytes) -> None:
-        """Answers the dot. What no reply refuses is received, before any answer leaves."""
-        rule = self._upstream.rule(Verb.CONTENT, content.decode("latin-1"))
-        replies = [action for action in rule.actions if isinstance(action, str)] if rule else []
+        """Answers the dot, in LMTP for each recipient. What no reply refuses is received, before any answer leaves."""
         standard = "250 2.0.0 Taken" if self._rcpts else "554 5.5.1 No valid recipients"
-        if self._mail is not None and (replies or [standard])[0].startswith("2"):
+        each = [path for path, _ in self._rcpts] if self._upstream.lmtp else [content.decode("latin-1")]
+        rules = [self._upstream.rule(Verb.CONTENT, argument) for argument in each]
+        takes = [_takes(rule, standard) for rule in rules]
+        taken = self._rcpts
+        if self._upstream.lmtp:
+            taken = [rcpt for rcpt, took in zip(self._rcpts, takes, strict=True) if took]
+        if self._mail is not None and any(takes):
             received = Received(
                 self._session.number,
                 self._session.helo,
                 self._session.tls,
                 *self._mail,
-                tuple(path for path, _ in self._rcpts),
-                tuple(parameters for _, parameters in self._rcpts),
+                tuple(path for path, _ in taken),
+                tuple(parameters for _, parameters in taken),
+                self._session.login,
                 content,
                 tuple(self._session.transcript),
             )
@@ -501,13 +563,14 @@ class _Dialogue:
             self._upstream.happened()
             if self._upstream.on_message is not None:
                 await self._upstream.on_message(received)
-        if not await self._act(rule):
-            self._say(self._standard(standard))
+        for rule in rules:
+            if await self._act(rule) is None:
+                self._say(self._standard(standard))
 
     async def _answer(self, verb: Verb, argument: str, standard: str) -> str:
         """Acts by the rule for this verb, else answers as is standard; the reply if it was positive, else ""."""
         said = await self._act(self._upstream.rule(verb, argument))
-        if not said:
+        if said is None:
             said = _lines(self._standard(standard))
             self._say(self._standard(standard))
         return said if said[:1] in ("2", "3") else ""
@@ -518,16 +581,17 @@ class _Dialogue:
             return reply
         return re.sub(r"^(\d{3} )\d\.\d\.\d ", r"\1", reply)
 
-    async def _act(self, rule: Rule | None) -> str:
-        """The first reply that a rule gave, "" where it gave none. Raises _Closed."""
-        said = ""
+    async def _act(self, rule: Rule | None) -> str | None:
+        """The first reply that a rule gave, None where it gave none. Raises _Closed."""
+        said: str | None = None
         for action in rule.actions if rule is not None else ():
             match action:
                 case str():
-                    said = said or _lines(action)
+                    said = said if said is not None else _lines(action)
                     self._say(action)
                 case Raw():
-                    said = said or action.octets.decode("utf-8", "backslashreplace")
+                    octets = action.octets.decode("utf-8", "backslashreplace")
+                    said = said if said is not None else octets
                     self._send(action.octets)
                 case Drop():
                     raise _Closed
@@ -576,8 +640,14 @@ class _Dialogue:
         self._session.tls = f"{secured.version()} {secured.cipher()[0]}" if secured is not None else ""
 
     def _peername(self) -> str:
-        ip, port, *_ = self._peer.transport.get_extra_info("peername")
-        return f"{ip}:{port}"
+        peer = self._peer.transport.get_extra_info("peername")
+        return f"{peer[0]}:{peer[1]}" if peer else self._upstream.host
+
+
+def _takes(rule: Rule | None, standard: str) -> bool:
+    """Whether what answers the dot, if anything, is no refusal."""
+    replies = [action for action in rule.actions if isinstance(action, str)] if rule else []
+    return (replies or [standard])[0].startswith("2")
 
 
 def _lines(reply: str) -> str:

@@ -45,11 +45,17 @@ def certified(*names: str, ca: trustme.CA = CA, expired: bool = False) -> ssl.SS
 
 
 async def connect(
-    upstream: Upstream, mode: EndpointTls, ca_file: Path, *, verify: bool = True, timeouts: Timeouts = TIMEOUTS
+    upstream: Upstream,
+    mode: EndpointTls,
+    ca_file: Path,
+    *,
+    host: str = "mx.test",
+    verify: bool = True,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> Connection:
     endpoint = Endpoint("there", tls=mode, ca_file=str(ca_file), verify=verify)
     return await Connection.open(
-        Server("mx.test", upstream.port),
+        Server(host, upstream.port),
         "127.0.0.1",
         tls=mode,
         context=tls_context(endpoint),
@@ -176,6 +182,22 @@ async def test_a_certificate_that_does_not_verify(
     assert judge(answer) is Judgement.NEXT_SERVER
     assert unverified.answers == TAKEN
     assert unverified.tls
+
+
+@pytest.mark.parametrize("mode", VERIFIED_MODES)
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "mx.test")])
+async def test_a_server_that_is_an_ip_address_is_verified_by_it(
+    mode: EndpointTls, host: str, name: str, ca_file: Path
+) -> None:
+    async with Upstream(tls=certified(name), implicit=mode is EndpointTls.IMPLICIT) as upstream:
+        if host == name:
+            connection = await connect(upstream, mode, ca_file, host=host)
+            assert (await connection.send(MAIL, CONTENT)).answers == TAKEN
+            connection.abort()
+        else:
+            with pytest.raises(Unreachable) as raised:
+                await connect(upstream, mode, ca_file, host=host)
+            assert "certificate refused: IP address mismatch" in raised.value.answer.detail
 
 
 @pytest.mark.parametrize(

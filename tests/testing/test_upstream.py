@@ -7,6 +7,7 @@ import smtplib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiosmtplib
 import pytest
@@ -290,6 +291,74 @@ async def test_tls(implicit: bool) -> None:
 async def test_what_comes_before_the_handshake_is_refused() -> None:
     async with Upstream(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as upstream:
         assert (await converse(upstream, b"EHLO x\r\n", b"STARTTLS\r\nMAIL FROM:<>\r\n"))[-1][:3] == "503"
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "PLAIN LOGIN"])
+async def test_logins(mechanisms: str) -> None:
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+
+    def talk(port: int) -> None:
+        with smtplib.SMTP("localhost", port) as smtp:
+            smtp.ehlo()
+            assert not smtp.has_extn("AUTH")
+            assert smtp.mail("s@here.test")[0] == 530
+            smtp.starttls(context=client)
+            smtp.ehlo()
+            assert smtp.esmtp_features["auth"].split() == mechanisms.split()
+            assert smtp.mail("s@here.test")[0] == 530
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                smtp.login("me", "wrong")
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                smtp.login("nobody", "secret")
+            for response in ("==", "bm8gbnVs"):
+                if "PLAIN" in mechanisms:
+                    assert smtp.docmd("AUTH", f"PLAIN {response}")[0] == 501
+        with smtplib.SMTP("localhost", port) as smtp:
+            smtp.starttls(context=client)
+            smtp.login("me", "secret")
+            assert smtp.docmd("AUTH", "PLAIN")[0] == 503
+            smtp.sendmail("s@here.test", "a@there.test", CONTENT)
+
+    async with Upstream(tls=server, users={"me": "secret"}, mechanisms=mechanisms) as upstream:
+        await asyncio.to_thread(talk, upstream.port)
+        (received,) = upstream.received
+    assert received.login == "me"
+
+
+async def test_lmtp_answers_each_recipient() -> None:
+    begin = b"MAIL FROM:<s@here.test>\r\nRCPT TO:<a@home.test>\r\nRCPT TO:<b@home.test>\r\nDATA\r\n"
+    async with Upstream([on("CONTENT", "552 5.2.2 Full", match="a@")], lmtp=True) as upstream:
+        async with telnet(upstream) as (reader, writer):
+            await reply(reader)
+            for hello, code in ((b"EHLO x", "500"), (b"HELO x", "500"), (b"LHLO x", "250")):
+                writer.write(hello + b"\r\n")
+                assert (await reply(reader))[:3] == code
+            writer.write(begin)
+            assert [(await reply(reader))[:3] for _ in range(4)] == ["250", "250", "250", "354"]
+            writer.write(CONTENT + b".\r\n")
+            assert [await reply(reader) for _ in range(2)] == ["552 5.2.2 Full", "250 2.0.0 Taken"]
+        (received,) = upstream.received
+    assert (received.recipients, received.helo) == (("b@home.test",), "x")
+
+
+async def test_lmtp_over_a_unix_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "lmtp")
+
+    def talk() -> None:
+        with smtplib.LMTP(path) as lmtp:
+            assert lmtp.sendmail("s@here.test", ["a@home.test"], CONTENT) == {}
+
+    async with Upstream(lmtp=True, host=path) as upstream:
+        await asyncio.to_thread(talk)
+        assert [received.recipients for received in upstream.received] == [("a@home.test",)]
+
+
+async def test_no_octets_in_place_of_a_reply_are_none() -> None:
+    async with Upstream([on("RSET", Raw(b""))]) as upstream:
+        assert (await converse(upstream, b"EHLO x\r\n", b"RSET\r\nNOOP x\r\nQUIT\r\n"))[-1] == "250 2.0.0 Ok"
 
 
 async def test_waiting_in_vain_ends() -> None:
