@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from smtproute.config.document import Mistake
 from smtproute.core.address import Address
@@ -23,16 +24,18 @@ from smtproute.core.envelope import Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.finding import Finding
 from smtproute.core.reply import Reply
-from smtproute.core.settings import Settings
+from smtproute.core.settings import Accounts, Settings, Store
 from smtproute.core.snapshot import Snapshot, carried
 from smtproute.core.verdict import Verdict
 from smtproute.delivery.attempt import Attempts
 from smtproute.delivery.dispatcher import Dispatcher
 from smtproute.delivery.endpoint import Endpoints
-from smtproute.delivery.maildir import Maildir
+from smtproute.delivery.maildir import MailboxFailed, Maildir
 from smtproute.delivery.outgoing import Outgoing
 from smtproute.intake.door import InFlight, Intake
 from smtproute.intake.explain import explain
+from smtproute.intake.facts import Usage, UsageUnknown
+from smtproute.intake.passwords import Passwords
 from smtproute.mailauth import arc
 from smtproute.mailauth.keys import KeyFault, SigningKey
 from smtproute.mailauth.keys import load as load_key
@@ -43,7 +46,7 @@ from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
 
-__all__ = ["DRAIN", "Loaded", "Refused", "Relay", "endpoints", "load"]
+__all__ = ["DRAIN", "Loaded", "Refused", "Relay", "endpoints", "load", "usage"]
 
 DRAIN = 30.0
 """Seconds that sessions and deliveries under way have to finish when the relay stops."""
@@ -65,24 +68,58 @@ class Loaded:
 
 
 def load(read: Callable[[], Snapshot]) -> Loaded:
-    """Reads a configuration and its keys. Raises Refused."""
+    """Reads a configuration and its keys. A key of a docker-mailserver folder that cannot be used is as good as none.
+
+    Raises Refused.
+    """
     try:
         snapshot = read()
     except Mistake as mistake:
         raise Refused(str(mistake)) from None
+    arc, folder = snapshot.settings.arc, snapshot.folder
+    theirs = {key.file for key in folder.arc.keys} if folder is not None and folder.arc is not None else set()
     keys = {}
-    for domain, key in snapshot.settings.arc.keys.items():
+    for domain, key in arc.keys.items():
         try:
             keys[domain] = load_key(key)
         except KeyFault as fault:
-            raise Refused(f'arc.keys."{key.domain}".file = "{key.file}": {fault}') from None
-    return Loaded(snapshot, keys)
+            if key.file not in theirs:
+                raise Refused(f'arc.keys."{key.domain}".file = "{key.file}": {fault}') from None
+    usable = replace(arc, keys={domain: key for domain, key in arc.keys.items() if domain in keys})
+    return Loaded(replace(snapshot, settings=replace(snapshot.settings, arc=usable)), keys)
 
 
 def endpoints(settings: Settings, world: World) -> Endpoints:
     """Endpoints that are looked up and not connected to, for `explain`."""
     resolver = Resolver(settings.resolver, world)
     return Endpoints(lambda: resolver, settings.hostname, world)
+
+
+@contextlib.contextmanager
+def usage(settings: Settings) -> Iterator[Usage]:
+    """What mailboxes hold, for `explain` and `accounts`; nothing is written, and a relay may run meanwhile."""
+    maildir = Maildir(lambda: settings.accounts.maildir)
+    try:
+        yield _usage(maildir, lambda: settings.accounts)
+    finally:
+        maildir.close()
+
+
+def _usage(maildir: Maildir, accounts: Callable[[], Accounts]) -> Usage:
+    async def asked(account: Address) -> int:
+        store = accounts().store
+        match store:
+            case Store.LMTP:
+                raise UsageUnknown(f"it is for {accounts().lmtp} to judge, by LMTP")
+            case Store.MAILDIR:
+                try:
+                    return await maildir.usage(account)
+                except MailboxFailed as failed:
+                    raise UsageUnknown(failed.refusal.detail) from failed
+            case _:
+                assert_never(store)
+
+    return asked
 
 
 class Relay:
@@ -104,11 +141,13 @@ class Relay:
         self._tasks = tasks
         self._world = world
         self._emit = emit
-        self._cpu = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="cpu")
+        processors = os.cpu_count() or 1
+        self._cpu = ThreadPoolExecutor(processors, thread_name_prefix="cpu")
         self._resolver = Resolver(settings.resolver, world)
         self.endpoints = Endpoints(lambda: self._resolver, settings.hostname, world)
         self._pool = Pool(str(settings.hostname), world)
         self._maildir = Maildir(lambda: self.snapshot().settings.accounts.maildir)
+        self._usage = _usage(self._maildir, lambda: self.snapshot().settings.accounts)
         self._dispatcher = Dispatcher(
             snapshot=self.snapshot,
             spool=spool,
@@ -127,6 +166,8 @@ class Relay:
         self._intake = Intake(
             snapshot=self.snapshot,
             spool=spool,
+            usage=self._usage,
+            passwords=Passwords(self._cpu, max(1, processors - 1)),  # one is left for the seals
             judge=self._judge,
             explain=self._explain,
             tasks=tasks,
@@ -269,5 +310,5 @@ class Relay:
             raise arc.TxtUnavailable(str(failed)) from failed
 
     async def _explain(self, envelope: Envelope, address: Address) -> tuple[Reply, Sequence[str]]:
-        (explained,) = await explain(self.snapshot(), self.endpoints.candidates, envelope, (address,))
+        (explained,) = await explain(self.snapshot(), self.endpoints.candidates, self._usage, envelope, (address,))
         return explained.plan.reply, explained.lines()

@@ -1,0 +1,139 @@
+"""Usage: how much a Maildir holds, in octets of virtual size, as Dovecot's quota driver `count` counts it.
+
+That is every message in `cur` and `new` of the mailbox and of its Maildir++ subfolders (`.Name`), Trash among them,
+each with its line ends counted as CRLF. docker-mailserver lets Trash hold 50 MiB more than the limit, but only for
+what a user moves there (Dovecot's rule `Trash:storage=+50M`): what is delivered to the inbox is judged by the whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smtproute.world import Clock
+
+__all__ = ["Counter"]
+
+_TRUSTED_AFTER = 2.0
+"""Seconds. A directory that changed less long ago may change again and keep its time (as Dovecot assumes too)."""
+_ROUNDS = 3
+"""How often a folder is counted again because a message moved from `new` to `cur` meanwhile."""
+_CHUNK = 1 << 20
+_DIGITS = re.compile(r"([0-9]*)(?:[,:]|\Z)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A directory of messages, as it was when it was counted."""
+
+    stamp: tuple[int, int] | None = None
+    """Its mtime in nanoseconds and its inode; None: it must be counted again."""
+    octets: int = 0
+    read: Mapping[str, int] = field(default_factory=dict)
+    """The sizes that had to be read from the files, by name without flags."""
+
+
+class Counter:
+    """Counts mailboxes, and remembers the sum of each directory until that changes. Threads may share it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[Path, Mapping[Path, _Counted]] = {}
+        """By mailbox, then by directory."""
+        self._stopped = False
+
+    def octets(self, mailbox: Path) -> int:
+        """What the mailbox holds; 0 where there is none. Raises OSError."""
+        before = self._known.get(mailbox, {})
+        counted: dict[Path, _Counted] = {}
+        for folder in _folders(mailbox):
+            new, cur = folder / "new", folder / "cur"
+            for _ in range(_ROUNDS):
+                stamp = _stamp(new)
+                counted[new] = self._counted(new, before.get(new, _Counted()))
+                counted[cur] = self._counted(cur, before.get(cur, _Counted()))
+                if _stamp(new) == stamp:
+                    break
+        self._known[mailbox] = counted
+        return sum(each.octets for each in counted.values())
+
+    def stop(self) -> None:
+        """Breaks off what is being counted: it raises OSError."""
+        self._stopped = True
+
+    def _counted(self, directory: Path, before: _Counted) -> _Counted:
+        now = self._clock.now()
+        stamp = _stamp(directory)
+        if stamp is None:
+            return _Counted()
+        if stamp == before.stamp:
+            return before
+        octets = 0
+        read: dict[str, int] = {}
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                named = _named(entry.name, ",W=")
+                if named is not None:
+                    octets += named
+                    continue
+                unique = entry.name.partition(":")[0]
+                with suppress(FileNotFoundError, IsADirectoryError):  # renamed or gone meanwhile; or no message
+                    read[unique] = before.read[unique] if unique in before.read else self._virtual(Path(entry))
+                    octets += read[unique]
+        trusted = now - stamp[0] / 1e9 >= _TRUSTED_AFTER
+        return _Counted(stamp if trusted else None, octets, read)
+
+    def _virtual(self, message: Path) -> int:
+        """The size of a file with each line end as CRLF; the one in its name (on disk) where it cannot be read."""
+        octets, last = 0, b""
+        try:
+            with message.open("rb", buffering=0) as file:
+                while chunk := file.read(_CHUNK):
+                    if self._stopped:
+                        raise InterruptedError(errno.EINTR, "the relay stops")
+                    bare = chunk.count(b"\n") - chunk.count(b"\r\n") - (last == b"\r" and chunk.startswith(b"\n"))
+                    octets += len(chunk) + bare
+                    last = chunk[-1:]
+        except PermissionError:
+            named = _named(message.name, ",S=")
+            if named is None:
+                raise
+            return named
+        return octets
+
+
+def _named(name: str, field: str) -> int | None:
+    """The size that a file's name has behind `field`; as for Dovecot the first one counts, and none is 0."""
+    _, found, rest = name.partition(field)
+    digits = _DIGITS.match(rest) if found else None
+    return int(digits[1] or 0) if digits is not None else None
+
+
+def _folders(mailbox: Path) -> Iterator[Path]:
+    """The mailbox and its subfolders; as for Dovecot no links, which would count a folder twice."""
+    try:
+        entries = list(os.scandir(mailbox))
+    except FileNotFoundError:
+        return
+    yield mailbox
+    for entry in entries:
+        # No name begins with the separator (..DOVECOT-TRASHED is being deleted), and INBOX is the mailbox itself.
+        named = entry.name.startswith(".") and not entry.name.startswith("..") and entry.name.upper() != ".INBOX"
+        if named and entry.is_dir(follow_symlinks=False):
+            yield Path(entry)
+
+
+def _stamp(directory: Path) -> tuple[int, int] | None:
+    """None where there is no such directory."""
+    try:
+        found = directory.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
