@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from smtproute.core.address import Domain
-from smtproute.core.envelope import Envelope
+from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Delivery
-from smtproute.core.settings import ArcKey, Kind, Settings, SignBy
+from smtproute.core.settings import Arc, ArcKey, Kind, Settings, SignBy
 
-__all__ = ["Seal", "plan_seal"]
+__all__ = ["Seal", "excluded", "plan_seal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ def plan_seal(settings: Settings, envelope: Envelope, delivery: Delivery, author
     """Whether this copy is sealed, and by which key. `author` is the domain of the header From, None if unknown.
 
     A copy for an endpoint of mail from an inbound client is sealed, unless the route or the endpoint says no; mail
-    of a trusted client only where its listener says so; what this relay wrote itself never.
+    of a trusted client or a login only where its listener says so, or rspamd's options; what this relay wrote itself
+    never.
     """
     arc = settings.arc
     if delivery.kind is not Kind.ENDPOINT:
@@ -36,21 +37,65 @@ def plan_seal(settings: Settings, envelope: Envelope, delivery: Delivery, author
     endpoint = settings.endpoints.get(delivery.endpoint)
     if not delivery.seal or (endpoint is not None and not endpoint.seal):
         return Seal(reason=f"{'endpoint ' + delivery.endpoint if delivery.seal else delivery.rule} says seal = false")
-    if envelope.client.trusted:
-        listener = settings.listeners.get(envelope.client.listener)
-        if listener is None or not listener.seal:
-            return Seal(reason=f"it comes from a trusted client (listener.{envelope.client.listener} has seal = false)")
+    reason = excluded(settings, envelope.client)
+    if reason:
+        return Seal(reason=reason)
+    if envelope.reverse_path is None and not arc.null_sender:
+        return Seal(reason="it comes from the null sender (allow_envfrom_empty is off)")
     recipient = delivery.recipient.domain
     match arc.sign:
         case SignBy.RECIPIENT:
             domain = recipient
         case SignBy.SENDER:
-            domain = author if author is not None and author.key in arc.keys else recipient
+            domain = author if author is not None and _key(arc, author) is not None else recipient
         case SignBy.DOMAIN:
             domain = arc.domain if arc.domain is not None else recipient
         case _:
             assert_never(arc.sign)
-    key = arc.keys.get(domain.key)
+    key = _key(arc, domain)
     if key is None:
         return Seal(wanted=True, reason=f"there is no sealing key for {domain}")
-    return Seal(key, wanted=True)
+    reason = _mismatch(arc, envelope, author, key)
+    return Seal(wanted=True, reason=reason) if reason else Seal(key, wanted=True)
+
+
+def excluded(settings: Settings, client: Client) -> str:
+    """Why nothing of this client's is sealed; empty where it may be."""
+    arc = settings.arc
+    listener = settings.listeners.get(client.listener)
+    if listener is not None and listener.seal:
+        return ""
+    if client.login is not None:
+        return (
+            "" if arc.authenticated else f"{client.login} has logged in (listener.{client.listener} has seal = false)"
+        )
+    if client.trusted:
+        return "" if arc.local else f"it comes from a trusted client (listener.{client.listener} has seal = false)"
+    return "" if arc.inbound else "it comes from outside (sign_inbound is off)"
+
+
+def _key(arc: Arc, domain: Domain) -> ArcKey | None:
+    """The key that seals in this domain's name, or for it in that of its nearest parent."""
+    key = arc.keys.get(domain.key)
+    rest = domain.key
+    while key is None and arc.parents and "." in rest and not domain.literal:
+        rest = rest.partition(".")[2]
+        key = arc.keys.get(rest)
+    return key
+
+
+def _mismatch(arc: Arc, envelope: Envelope, author: Domain | None, key: ArcKey) -> str:
+    """Why a login or an author keeps the seal off; empty where neither does."""
+    login, sender = envelope.client.login, envelope.reverse_path
+    if login is not None and not arc.username_mismatch and not _same(arc, login.domain, key.domain):
+        return f"{login} may not seal for {key.domain} (allow_username_mismatch is off)"
+    if author is not None and sender is not None and not arc.author_mismatch and not _same(arc, author, sender.domain):
+        return f"its From is of {author}, its sender of {sender.domain} (allow_hdrfrom_mismatch is off)"
+    return ""
+
+
+def _same(arc: Arc, one: Domain, other: Domain) -> bool:
+    """Whether two domains count as one: with `parents`, also where one is inside the other."""
+    if one == other:
+        return True
+    return arc.parents and (one.key.endswith(f".{other.key}") or other.key.endswith(f".{one.key}"))

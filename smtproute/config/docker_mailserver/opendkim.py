@@ -1,0 +1,129 @@
+"""OpenDKIM: the keys that `opendkim/SigningTable` and `opendkim/KeyTable` sign with.
+
+`setup config dkim` writes both. SigningTable says which key signs for whom, KeyTable what the key is: `name
+domain:selector:file`. TrustedHosts says whose mail is signed, which has nothing to do with keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from smtproute.config.docker_mailserver.paths import Paths
+from smtproute.config.tables import decoded
+from smtproute.core.docker_mailserver import KeyFile, Line
+from smtproute.core.finding import Finding, error, warning
+
+__all__ = ["read_opendkim"]
+
+KEYS = "opendkim/KeyTable"
+SIGNERS = "opendkim/SigningTable"
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A line of KeyTable. A domain of `%` is that of the sender."""
+
+    domain: str
+    selector: str
+    written: str
+    line: Line
+
+
+def read_opendkim(folder: Path, paths: Paths) -> tuple[tuple[KeyFile, ...], tuple[Finding, ...]]:
+    """The keys that sign, in the order of SigningTable, and what is wrong with the two files. Raises OSError.
+
+    docker-mailserver copies the folder only where KeyTable is there. The keys themselves are not opened.
+    """
+    findings: list[Finding] = []
+    if not (folder / KEYS).exists():
+        if (folder / SIGNERS).exists():
+            what = "There is no KeyTable beside it: docker-mailserver ignores the folder, and nothing is signed."
+            findings.append(error("opendkim-table", SIGNERS, what, "setup config dkim"))
+        return (), tuple(findings)
+    keys = dict(_keys(folder, findings))
+    found: dict[tuple[str, str], KeyFile] = {}
+    used: set[str] = set()
+    if not (folder / SIGNERS).exists():
+        what = "There is no SigningTable beside it: nothing is signed."
+        findings.append(error("opendkim-table", KEYS, what, "setup config dkim"))
+    for line in _lines(folder, SIGNERS):
+        domain = _signs(line.key)
+        key = keys.get(line.value)
+        if not line.value:
+            what = f"{line.key} names no key."
+            findings.append(error("opendkim-table", line.rule, what, f"*@{domain} mail._domainkey.{domain}"))
+        elif key is None:
+            what = f"KeyTable has no key {line.value}: OpenDKIM refuses the mail of {line.key}, or leaves it unsigned."
+            instead = f"{line.value} {domain}:mail:/etc/opendkim/keys/{domain}/mail.private"
+            findings.append(error("opendkim-table", line.rule, what, f"{instead} (in KeyTable)"))
+        else:
+            used.add(line.value)
+            if not line.key.startswith("*@") and "@" not in line.key:
+                what = f'{line.key} is not asked for: SigningTable is a "refile", whose keys are whole addresses.'
+                findings.append(warning("opendkim-table", line.rule, what, f"*@{line.key} {line.value}"))
+            signed = domain if key.domain == "%" else key.domain
+            made = _key_file(key, signed, paths, findings, (signed, key.selector) in found)
+            if made is not None:
+                found.setdefault((signed, key.selector), made)
+    findings += [
+        warning("opendkim-table", key.line.rule, f"No line of SigningTable names {name}: this key signs nothing.")
+        for name, key in keys.items()
+        if name not in used and (folder / SIGNERS).exists()
+    ]
+    return tuple(found.values()), tuple(findings)
+
+
+def _keys(folder: Path, findings: list[Finding]) -> Iterator[tuple[str, _Key]]:
+    """The lines of KeyTable by name; of several with one name the first."""
+    seen: set[str] = set()
+    for line in _lines(folder, KEYS):
+        domain, _, rest = line.value.partition(":")
+        selector, _, file = rest.partition(":")
+        if not (domain and selector and file):
+            what = f"{line.key} is not followed by domain:selector:file."
+            instead = (
+                f"{line.key} {domain or 'example.org'}:mail:/etc/opendkim/keys/{domain or 'example.org'}/mail.private"
+            )
+            findings.append(error("opendkim-table", line.rule, what, instead))
+        elif line.key in seen:
+            what = f"{line.key} stands here already: the line is ignored."
+            findings.append(warning("opendkim-table", line.rule, what))
+        else:
+            seen.add(line.key)
+            yield line.key, _Key(domain, selector, file, line)
+
+
+def _key_file(key: _Key, domain: str, paths: Paths, findings: list[Finding], again: bool) -> KeyFile | None:
+    """The key as it signs for a domain. Its findings are told once."""
+    path = key.written.replace("%", domain)
+    here = paths.host(path)
+    if again:
+        return None
+    if here is None:
+        what = f"{path} is in no place that is known outside the container: {domain} is not signed for here."
+        instead = f"/etc/opendkim/keys/{domain}/{key.selector}.private"
+        findings.append(error("opendkim-table", key.line.rule, what, instead))
+    elif not here.exists():
+        what = f"There is no {here}: the mail of {domain} is not signed."
+        findings.append(error("opendkim-table", key.line.rule, what, f"setup config dkim domain {domain}"))
+    return KeyFile(domain, key.selector, str(here) if here is not None else "", path, key.line.rule)
+
+
+def _signs(pattern: str) -> str:
+    """The domain of a SigningTable key: `*@example.org`, `user@example.org`, `.example.org` or `example.org`."""
+    return pattern.rpartition("@")[2].lstrip(".*")
+
+
+def _lines(folder: Path, name: str) -> Iterator[Line]:
+    """The lines of a table: a key, white space (a colon or = may be beside it), a value; `#` begins a comment."""
+    file = folder / name
+    if not file.exists():
+        return
+    for number, raw in enumerate(decoded(file.read_bytes()).split("\n"), 1):
+        text = re.split(r"(?:\A|\s)#", raw, maxsplit=1)[0].strip()
+        if text:
+            key, *value = text.split(maxsplit=1)
+            yield Line(f"{name}:{number}", key, value[0] if value else "")
