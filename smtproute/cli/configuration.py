@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,13 +22,16 @@ CONFIG = 78
 OPTION = typer.Option("--config", "-c", help="Configuration file (TOML).", show_default=False)
 
 
-def reader(config: str | None) -> Callable[[], Snapshot]:
-    """What reads the configuration, now and at each reload. It raises config.document.Mistake."""
+def reader(config: str | None, overrides: Mapping[str, str] | None = None) -> Callable[[], Snapshot]:
+    """What reads the configuration, now and at each reload. It raises config.document.Mistake.
+
+    `overrides` are variables that go before those of the environment.
+    """
     import socket
 
     from smtproute.config.load import find, load
 
-    environ = dict(os.environ)
+    environ = {**os.environ, **(overrides or {})}
     file = find(config, environ, Path.cwd())  # once: a file that is gone at a reload is a mistake, not no file
 
     def read() -> Snapshot:
@@ -37,12 +40,12 @@ def reader(config: str | None) -> Callable[[], Snapshot]:
     return read
 
 
-def loaded(config: str | None) -> Loaded:
-    """The configuration with its keys; a mistake ends the program with status 78."""
+def loaded(config: str | None, overrides: Mapping[str, str] | None = None) -> Loaded:
+    """The configuration with its keys, as `reader` reads it; a mistake ends the program with status 78."""
     from smtproute.app import Refused, load
 
     try:
-        return load(reader(config))
+        return load(reader(config, overrides))
     except Refused as refused:
         refuse(str(refused))
 

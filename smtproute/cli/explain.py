@@ -1,20 +1,30 @@
-"""`smtproute explain`: what would happen to an address, and by which rules."""
+"""`smtproute explain`: what would happen to an address, and by which rules; to all that are known; what changes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from smtproute.cli.configuration import OPTION
 
+if TYPE_CHECKING:
+    from smtproute.core.address import Address
+    from smtproute.core.envelope import Envelope
+    from smtproute.core.snapshot import Snapshot
+
 __all__ = ["command"]
 
 
 def command(
-    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS", show_default=False)],
+    addresses: Annotated[
+        list[str] | None, typer.Argument(metavar="ADDRESS", help="Recipients of one message.", show_default=False)
+    ] = None,
     sender: Annotated[str, typer.Option("--from", help="MAIL FROM; empty is the null sender.")] = "",
     client_ip: Annotated[
         str | None,
@@ -24,43 +34,146 @@ def command(
         ),
     ] = None,
     listener: Annotated[
-        str | None, typer.Option(help="The listener that it speaks to; default: the first.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The listener that it speaks to; default: the first, with --auth the first for submission.",
+            show_default=False,
+        ),
+    ] = None,
+    login: Annotated[
+        str | None,
+        typer.Option("--auth", metavar="USER", help="Who has logged in: an account or an alias of one."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="One line for every address that the accounts and alias tables know.")
+    ] = False,
+    other: Annotated[
+        str | None,
+        typer.Option(
+            "--diff",
+            metavar="OTHER_FOLDER",
+            help="Show which addresses change when OTHER_FOLDER takes the place of docker_mailserver.config.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one a recipient.")] = False,
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
     """Explain where mail for each address goes and why. Nothing is sent, nothing is connected to.
 
-    Exit status: 0 deliverable, 1 some of it deferred, 2 some of it refused or undeliverable.
+    With --all, every address that is written anywhere gets one line instead, by domain and name: accounts, aliases,
+    catch-alls as *@domain, local targets; then patterns, which are shown and not decided. No server is looked up and
+    no mailbox is counted, so that the text is fit for diff.
+
+    With --diff OTHER_FOLDER, a new version of the docker-mailserver folder, only what changes is shown: "-" is what
+    becomes of the address with the folder that is configured, "+" what will become of it with OTHER_FOLDER. Neither
+    is written to.
+
+    Exit status: 0 deliverable, 1 some of it deferred, 2 some of it refused or undeliverable. With --diff: 0 nothing
+    changes, 1 something does, 78 OTHER_FOLDER cannot be used.
     """
-    from smtproute.app import endpoints
     from smtproute.cli.configuration import loaded
-    from smtproute.core.address import Address, AddressError
-    from smtproute.core.envelope import Client, Envelope
-    from smtproute.core.permit import trusts
-    from smtproute.core.settings import Role
+
+    if addresses and (everything or other is not None):
+        raise typer.BadParameter("name addresses, or use --all or --diff: not both")
+    if not addresses and not everything and other is None:
+        raise typer.BadParameter("Missing argument ADDRESS: name addresses, or use --all or --diff")
+    snapshot = loaded(config).snapshot
+    envelope = _envelope(snapshot, sender, client_ip, listener, login)
+    if other is not None:
+        _changes(snapshot, _with_folder(snapshot, other, config), envelope, as_json)
+    if everything:
+        _everything(snapshot, envelope, as_json)
+    _each(snapshot, envelope, [_address(address) for address in addresses or ()], as_json)
+
+
+def _each(snapshot: Snapshot, envelope: Envelope, recipients: list[Address], as_json: bool) -> NoReturn:
+    from smtproute.app import endpoints, usage
     from smtproute.intake.explain import explain
     from smtproute.world import World
 
-    snapshot = loaded(config).snapshot
-    listeners = snapshot.settings.listeners
-    name = listener if listener is not None else next(iter(listeners))
-    if name not in listeners:
-        raise typer.BadParameter(f"there is no listener {name!r}: the configuration has {', '.join(listeners)}")
-    try:
-        recipients = [Address.parse(address) for address in addresses]
-        reverse_path = Address.parse(sender) if sender else None
-    except AddressError as error:
-        raise typer.BadParameter(str(error)) from None
-    # Who usually speaks to it: a stranger (TEST-NET-1) to an inbound listener, this machine to a trusted one.
-    usual = "192.0.2.1" if listeners[name].role is Role.INBOUND else "127.0.0.1"
-    ip = client_ip if client_ip is not None else usual
-    try:
-        client = Client(ip, 0, name, listeners[name].role, trusts(listeners[name], ip))
-    except ValueError:
-        raise typer.BadParameter(f"--client-ip {ip}: it is no IP address") from None
-    envelope = Envelope(client, reverse_path)
-    explained = asyncio.run(explain(snapshot, endpoints(snapshot.settings, World()).candidates, envelope, recipients))
+    candidates = endpoints(snapshot.settings, World()).candidates
+    with usage(snapshot.settings) as held:
+        explained = asyncio.run(explain(snapshot, candidates, held, envelope, recipients))
     for each in explained:
         print(json.dumps(each.json(), ensure_ascii=False) if as_json else "\n".join(each.lines()))
     raise typer.Exit(max((each.status for each in explained), default=0))
+
+
+def _everything(snapshot: Snapshot, envelope: Envelope, as_json: bool) -> NoReturn:
+    from smtproute.intake.listing import known, listed
+
+    worst = 0
+    for each in known(snapshot):
+        line = listed(snapshot, envelope, each)
+        worst = max(worst, line.status)
+        print(json.dumps(line.json(), ensure_ascii=False) if as_json else line.line())
+    raise typer.Exit(worst)
+
+
+def _changes(was: Snapshot, will_be: Snapshot, envelope: Envelope, as_json: bool) -> NoReturn:
+    from smtproute.intake.listing import changes
+
+    count = 0
+    for each in changes(was, will_be, envelope):
+        count += 1
+        print(json.dumps(each.json(), ensure_ascii=False) if as_json else "\n".join(each.lines()))
+    told = {0: "nothing changes", 1: "1 line changes"}.get(count, f"{count} lines change")
+    print(told, file=sys.stderr)
+    raise typer.Exit(1 if count else 0)
+
+
+def _with_folder(snapshot: Snapshot, other: str, config: str | None) -> Snapshot:
+    """The same configuration with another docker-mailserver folder."""
+    from smtproute.cli.configuration import loaded, refuse
+
+    if snapshot.folder is None:
+        raise typer.BadParameter("--diff compares docker-mailserver folders: write docker_mailserver.config first")
+    folder = Path(other).absolute()
+    if not folder.is_dir():
+        refuse(f"--diff {other}: no such folder")
+    return loaded(config, {"SMTPROUTE__DOCKER_MAILSERVER__CONFIG": str(folder)}).snapshot
+
+
+def _envelope(
+    snapshot: Snapshot, sender: str, client_ip: str | None, listener: str | None, login: str | None
+) -> Envelope:
+    """Who speaks, from the options."""
+    from smtproute.core.envelope import Client, Envelope
+    from smtproute.core.permit import trusts
+    from smtproute.core.settings import Role
+
+    listeners = snapshot.settings.listeners
+    name = next(iter(listeners)) if listener is None else listener
+    if listener is None and login is not None:
+        name = next((each.name for each in listeners.values() if each.role is Role.SUBMISSION), name)
+    if name not in listeners:
+        raise typer.BadParameter(f"there is no listener {name!r}: the configuration has {', '.join(listeners)}")
+    # Who usually speaks to it: a stranger (TEST-NET-1), and to a trusted one this machine.
+    usual = "127.0.0.1" if listeners[name].role is Role.TRUSTED else "192.0.2.1"
+    ip = client_ip if client_ip is not None else usual
+    try:
+        trusted = trusts(listeners[name], ip)
+    except ValueError:
+        raise typer.BadParameter(f"--client-ip {ip}: it is no IP address") from None
+    who = _login(snapshot, login) if login is not None else None
+    client = Client(ip, 0, name, listeners[name].role, trusted, login=who)
+    return Envelope(client, _address(sender) if sender else None)
+
+
+def _login(snapshot: Snapshot, written: str) -> Address:
+    found = snapshot.logins.get(_address(written).key)
+    if found is None:
+        close = get_close_matches(written.lower(), snapshot.logins, 3, 0.6)
+        meant = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise typer.BadParameter(f"--auth {written}: there is no such login.{meant}")
+    return found.name
+
+
+def _address(written: str) -> Address:
+    from smtproute.core.address import Address, AddressError
+
+    try:
+        return Address.parse(written)
+    except AddressError as error:
+        raise typer.BadParameter(str(error)) from None
