@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from itertools import combinations
 from pathlib import Path
@@ -13,21 +13,40 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from smtproute.config.docker_mailserver.folder import Lists, accounts, domains
-from smtproute.config.docker_mailserver.folder import read as read_folder
+from smtproute.config.docker_mailserver.accounts import ReadAccounts, read_accounts
+from smtproute.config.docker_mailserver.environment import read_environment
+from smtproute.config.docker_mailserver.folder import ReadFolder, read_folder
+from smtproute.config.docker_mailserver.paths import Paths
+from smtproute.config.docker_mailserver.quotas import ReadQuotas, no_account, read_quotas
 from smtproute.config.document import Document, Location, read
-from smtproute.config.schema import IpLiteral, ListenerTable, Root, Sign, TargetTable, close, known_keys
-from smtproute.config.tables import key_domains, pcre_table, text_table
+from smtproute.config.schema import (
+    DockerMailserverTable,
+    IpLiteral,
+    ListenerTable,
+    OverQuota,
+    Root,
+    Sign,
+    TargetTable,
+    close,
+    known_keys,
+)
+from smtproute.config.tables import inline_comments, key_domains, pcre_table, text_table
+from smtproute.core.access import AccessTable
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
-from smtproute.core.decide import Mailbox, Routing
-from smtproute.core.finding import Finding
+from smtproute.core.decide import FULL, FULL_FOR_NOW, Mailbox, Routing
+from smtproute.core.docker_mailserver import Environment, Folder
+from smtproute.core.finding import Finding, warning
+from smtproute.core.login import Login
 from smtproute.core.permit import LOOPBACK
+from smtproute.core.relays import Relays
+from smtproute.core.reply import Reply
 from smtproute.core.routes import Match, Route, RouteError, Target
 from smtproute.core.settings import (
     Accounts,
     Arc,
     ArcKey,
+    AuthInClear,
     Discover,
     Endpoint,
     Limits,
@@ -35,12 +54,14 @@ from smtproute.core.settings import (
     ListenerTls,
     Log,
     Mode,
+    Network,
     Queue,
     Resolver,
     Role,
     Settings,
     SignBy,
     Source,
+    Store,
     Trace,
 )
 from smtproute.core.snapshot import Snapshot
@@ -65,36 +86,46 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
     """
     document = read(path, environ)
     root = _validated(document)
-    hostname = root.hostname or _hostname(document, fqdn)
+    lists = _lists(document, root, fqdn)
     state = _state(document, root, environ)
-    listeners = _listeners(document, root)
-    endpoints = _endpoints(document, root)
     routes = tuple(
         Route(f"route[{number}]", route.match, _target(document, ("route", number), route, root, seal=route.seal))
         for number, route in enumerate(root.route)
     )
     default = _target(document, ("default",), root.default, root)
+    listeners = _listeners(document, root, lists.networks)
     _no_open_relay(document, root, listeners)
-    lists = _lists(document, root, hostname)
-    maildir = root.accounts.maildir
     settings = Settings(
-        hostname=hostname,
+        hostname=lists.hostname,
         state=str(state),
         listeners=listeners,
-        endpoints=endpoints,
-        accounts=Accounts(str(document.path(("accounts", "maildir"), maildir) if maildir else state / "mail")),
+        endpoints={**_endpoints(document, root), **lists.endpoints},
+        accounts=_accounts(document, root, state),
         resolver=_resolver(document, root),
-        arc=_arc(document, root, lists.local_domains),
+        arc=_arc(document, root, lists),
         queue=Queue(**dict(root.queue)),
-        limits=Limits(**dict(root.limits)),
+        limits=_limits(root, lists.message_size),
         trace=Trace(**dict(root.trace)),
         log=Log(**dict(root.log)),
     )
     document.check()
-    own = frozenset({"localhost"})
-    aliases = Aliases(lists.tables, hostname, root.aliases.recipient_delimiter, own)
-    routing = Routing(hostname, aliases, lists.local_domains, lists.mailboxes, routes, default)
-    return Snapshot(settings, routing, findings=lists.findings)
+    aliases = lists.aliases
+    if lists.folder is None or "recipient_delimiter" in root.aliases.model_fields_set:
+        aliases = replace(aliases, delimiter=root.aliases.recipient_delimiter)
+    routing = Routing(
+        hostname=lists.hostname,
+        aliases=aliases,
+        local_domains=lists.local_domains,
+        mailboxes=lists.mailboxes,
+        routes=routes,
+        default=default,
+        relays=replace(lists.relays, delimiter=aliases.delimiter),
+        send_access=lists.send_access,
+        receive_access=lists.receive_access,
+        spoof_protection=lists.folder is not None and lists.folder.environment.on("SPOOF_PROTECTION"),
+        full=_full(root),
+    )
+    return Snapshot(settings, routing, logins=lists.logins, findings=lists.findings, folder=lists.folder)
 
 
 # What the schema finds wrong
@@ -123,7 +154,9 @@ def _said(location: Location, error: ErrorDetails) -> str:
         case "value_error":
             reason = error["ctx"]["error"]
             if isinstance(reason, IpLiteral) and location[0] == "endpoint":
-                return _ip_literal(str(location[1]), reason.ip)
+                return _ip_literal("an endpoint", str(location[1]), reason.ip)
+            if isinstance(reason, IpLiteral) and location == ("accounts", "lmtp"):
+                return _ip_literal("the LMTP server", "lmtp", reason.ip)
             return str(reason)
         case "extra_forbidden":
             key, known = str(location[-1]), known_keys(location[:-1])
@@ -148,10 +181,10 @@ def _said(location: Location, error: ErrorDetails) -> str:
             return f"{error['msg']}."
 
 
-def _ip_literal(endpoint: str, ip: str) -> str:
+def _ip_literal(what: str, endpoint: str, ip: str) -> str:
     name = f"{endpoint.lower().replace('_', '-')}.internal"
     return (
-        f"an endpoint is a host name, not an IP address. Give it a name: "
+        f"{what} is a host name, not an IP address. Give it a name: "
         f'add "{name}" = ["{ip}"] under [resolver] static, or to your internal DNS.'
     )
 
@@ -178,11 +211,17 @@ def _state(document: Document, root: Root, environ: Mapping[str, str]) -> Path:
     return Path(environ.get("HOME") or Path.home()) / ".local/state/smtproute"
 
 
-def _listeners(document: Document, root: Root) -> dict[str, Listener]:
+def _listeners(document: Document, root: Root, networks: tuple[Network, ...]) -> dict[str, Listener]:
+    """The listeners; `networks` are trusted by those for inbound mail that say nothing else."""
     if not root.listener:
         role = Role.TRUSTED if root.docker_mailserver is None else Role.INBOUND
-        return {"default": _listener(document, "default", ListenerTable(role=role))}
-    listeners = {name: _listener(document, name, table) for name, table in root.listener.items()}
+        return {"default": _listener(document, "default", ListenerTable(role=role), networks)}
+    listeners = {name: _listener(document, name, table, networks) for name, table in root.listener.items()}
+    if root.docker_mailserver is None and root.accounts.file is None:
+        for name, listener in listeners.items():
+            if listener.role is Role.SUBMISSION:
+                text = 'nobody has an account to log in with. Add [accounts] file = "postfix-accounts.cf".'
+                document.wrong(("listener", name, "role"), text)
     for (first, one), (second, other) in combinations(root.listener.items(), 2):
         if one.bind.port and one.bind.port == other.bind.port and _overlap(one.bind.host, other.bind.host):
             text = f"listener {first} listens there already. Choose another port."
@@ -197,7 +236,7 @@ def _overlap(host: str, other: str) -> bool:
     return (":" in host) == (":" in other) and not {"0.0.0.0", "::"}.isdisjoint((host, other))
 
 
-def _listener(document: Document, name: str, table: ListenerTable) -> Listener:
+def _listener(document: Document, name: str, table: ListenerTable, inbound: tuple[Network, ...]) -> Listener:
     at: Location = ("listener", name)
     tls = table.tls or (ListenerTls.NONE if table.certificate is None else ListenerTls.STARTTLS)
     if table.role is Role.INBOUND and "seal" in table.model_fields_set:
@@ -209,9 +248,22 @@ def _listener(document: Document, name: str, table: ListenerTable) -> Listener:
         document.wrong((*at, "certificate"), "there is no key. Add key, the file with the private key.")
     if table.key is not None and table.certificate is None:
         document.wrong((*at, "key"), "there is no certificate. Add certificate, the file with the chain.")
-    networks = table.trusted_networks
-    if table.role is Role.TRUSTED and not networks:
-        networks = tuple(ip_network(each) for each in LOOPBACK)
+    match table.role:
+        case Role.TRUSTED:
+            networks = table.trusted_networks or tuple(ip_network(each) for each in LOOPBACK)
+        case Role.INBOUND:
+            networks = table.trusted_networks if "trusted_networks" in table.model_fields_set else inbound
+        case Role.SUBMISSION:
+            networks = ()
+            if table.trusted_networks:
+                document.wrong((*at, "trusted_networks"), "who submits mail logs in, wherever from. Remove it here.")
+            if tls is ListenerTls.NONE and table.auth_in_clear is AuthInClear.NEVER:
+                text = 'nobody can log in without TLS. Add certificate and key, or auth_in_clear = "loopback".'
+                document.wrong((*at, "role"), text)
+        case _:
+            assert_never(table.role)
+    if table.role is not Role.SUBMISSION and "auth_in_clear" in table.model_fields_set:
+        document.wrong((*at, "auth_in_clear"), 'only role = "submission" lets clients log in. Remove it here.')
     files: dict[str, Any] = {}
     for key, written in (("certificate", table.certificate), ("key", table.key)):
         if written is not None and tls is not ListenerTls.NONE:
@@ -226,6 +278,7 @@ def _listener(document: Document, name: str, table: ListenerTable) -> Listener:
         bare_newline=table.bare_newline,
         debug=table.debug,
         seal=table.seal,
+        auth_in_clear=table.auth_in_clear,
         **files,
     )
 
@@ -286,55 +339,161 @@ def _no_open_relay(document: Document, root: Root, listeners: Mapping[str, Liste
             document.wrong(("route", number, "match"), text)
 
 
-def _lists(document: Document, root: Root, hostname: Domain) -> Lists:
-    """Accounts, alias tables and local domains, from the docker-mailserver folder or from the parts one by one."""
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """Who and what is here: from a docker-mailserver folder, or from the parts one by one."""
+
+    hostname: Domain
+    aliases: Aliases
+    local_domains: Mapping[str, str]
+    """Domain.key to the rule that makes it local."""
+    mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
+    logins: Mapping[str, Login] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    relays: Relays = field(default_factory=Relays)
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    arc: Arc = field(default_factory=Arc)
+    networks: tuple[Network, ...] = ()
+    message_size: int | None = None
+    send_access: AccessTable | None = None
+    receive_access: AccessTable | None = None
+    folder: Folder | None = None
+
+
+def _lists(document: Document, root: Root, fqdn: Callable[[], str]) -> _Lists:
     here = {domain.key: f"domains[{number}]" for number, domain in reversed([*enumerate(root.domains)])}
     if root.docker_mailserver is None:
-        lists = _parts(document, root)
+        lists = _parts(document, root, root.hostname or _hostname(document, fqdn))
     else:
-        for at, written in ((("aliases", "tables"), root.aliases.tables), (("accounts", "file"), root.accounts.file)):
+        for at, written in (
+            (("aliases", "tables"), root.aliases.tables),
+            (("accounts", "file"), root.accounts.file),
+            (("accounts", "quotas"), root.accounts.quotas),
+        ):
             if written:
                 text = "the folder named by docker_mailserver.config has accounts and aliases. Remove one of the two."
                 document.wrong(at, text)
-        lists = _folder(document, root.docker_mailserver.config, hostname)
+        lists = _folder(document, root, root.docker_mailserver, fqdn)
     return replace(lists, local_domains={**lists.local_domains, **here})
 
 
-def _folder(document: Document, written: str, hostname: Domain) -> Lists:
+def _folder(document: Document, root: Root, table: DockerMailserverTable, fqdn: Callable[[], str]) -> _Lists:
     at: Location = ("docker_mailserver", "config")
-    folder = document.path(at, written)
-    lists = None
+    path = document.path(at, table.config)
+    mapping = {
+        inside: str(document.path(("docker_mailserver", "paths", inside), here)) for inside, here in table.paths.items()
+    }
+    paths = Paths(path, mapping)
+    environment = Environment()
+    findings: tuple[Finding, ...] = ()
+    if table.env is not None:
+        octets = document.content(("docker_mailserver", "env"), table.env)
+        environment, findings = read_environment(table.env, octets, paths)
+    hostname, more = _overridden(root, environment)
+    hostname = hostname or _hostname(document, fqdn)
+    lists: ReadFolder | None = None
     try:
-        if not folder.is_dir():
+        if not path.is_dir():
             document.wrong(at, f"no such folder. A relative path starts at {document.start(at)}.")
-        elif (lists := read_folder(folder, hostname)) is None:
+        elif (lists := read_folder(path, paths, environment, hostname, table.version)) is None:
             text = "holds neither postfix-accounts.cf nor postfix-virtual.cf. Name the folder that docker-mailserver "
             document.wrong(at, text + "has as /tmp/docker-mailserver.")
     except OSError as error:
         document.wrong(at, f"{error.filename} cannot be read: {(error.strerror or 'error').lower()}. Mend that file.")
-    return lists or Lists({}, (), {}, ())
+    if lists is None:
+        return _Lists(hostname, Aliases((), hostname), {})
+    return _Lists(
+        hostname=hostname,
+        aliases=lists.aliases,
+        local_domains=lists.local_domains,
+        mailboxes=lists.mailboxes,
+        logins=lists.logins,
+        findings=(*findings, *more, *lists.findings),
+        relays=lists.relays,
+        endpoints=lists.endpoints,
+        arc=lists.arc,
+        networks=lists.networks,
+        message_size=lists.message_size,
+        send_access=lists.send_access,
+        receive_access=lists.receive_access,
+        folder=lists.folder,
+    )
 
 
-def _parts(document: Document, root: Root) -> Lists:
-    mailboxes: Mapping[str, Mailbox] = {}
+def _overridden(root: Root, environment: Environment) -> tuple[Domain | None, tuple[Finding, ...]]:
+    """The host name that is written, in the file or else in the environment; None where it is nowhere."""
+    name = environment["OVERRIDE_HOSTNAME"]
+    if root.hostname is not None or not name:
+        return root.hostname, ()
+    try:
+        return Domain.parse(name), ()
+    except AddressError as fault:
+        what = f"{fault}: the name of this machine stands in for it."
+        wanted = "OVERRIDE_HOSTNAME=mail.example.org"
+        return None, (warning("hostname", environment.rule("OVERRIDE_HOSTNAME"), what, wanted),)
+
+
+def _parts(document: Document, root: Root, hostname: Domain) -> _Lists:
+    accounts = ReadAccounts()
     findings: tuple[Finding, ...] = ()
-    if root.accounts.file is not None:
+    if root.accounts.file is None:
+        if root.accounts.quotas is not None:
+            text = 'there are no accounts to have quotas. Add file = "postfix-accounts.cf".'
+            document.wrong(("accounts", "quotas"), text)
+    else:
+        quotas = ReadQuotas()
+        if root.accounts.quotas is not None:
+            octets = document.content(("accounts", "quotas"), root.accounts.quotas)
+            quotas = read_quotas(root.accounts.quotas, octets)
         octets = document.content(("accounts", "file"), root.accounts.file)
-        mailboxes, findings = accounts(root.accounts.file, octets)
-    local = dict(domains(mailboxes))
+        accounts = read_accounts(root.accounts.file, octets, quotas)
+        findings = (*accounts.findings, *quotas.findings, *no_account(quotas, accounts.mailboxes))
+    local = dict(accounts.domains)
     tables: list[Table] = []
     for number, (kind, written) in enumerate(root.aliases.tables):
         octets = document.content(("aliases", "tables", number), written)
-        shown = written
         if kind == "pcre":
-            patterns, more = pcre_table(shown, octets)
+            patterns, more = pcre_table(written, octets)
             tables.append(patterns)
         else:
-            text, more = text_table(shown, octets)
-            tables.append(text)
-            local = {**key_domains(text), **local}
+            text_, more = text_table(written, octets)
+            more = (*more, *inline_comments(text_))
+            tables.append(text_)
+            local = {**key_domains(text_), **local}
         findings += more
-    return Lists(mailboxes, tuple(tables), local, findings)
+    aliases = Aliases(tuple(tables), hostname, destinations=frozenset({"localhost"}))
+    return _Lists(hostname, aliases, local, accounts.mailboxes, accounts.logins, findings)
+
+
+def _accounts(document: Document, root: Root, state: Path) -> Accounts:
+    table, maildir = root.accounts, root.accounts.maildir
+    if table.store is Store.LMTP and table.lmtp is None:
+        document.wrong(("accounts", "store"), 'where is it? Add lmtp = "dovecot.internal:24" or "unix:/run/lmtp".')
+    if table.store is Store.MAILDIR and table.lmtp is not None:
+        document.wrong(("accounts", "lmtp"), 'mailboxes are Maildir folders here. Add store = "lmtp".')
+    where = document.path(("accounts", "maildir"), maildir) if maildir else state / "mail"
+    return Accounts(str(where), table.store, table.lmtp)
+
+
+def _full(root: Root) -> Reply:
+    """What RCPT answers where every mailbox is full: docker-mailserver refuses for good."""
+    match root.accounts.over_quota:
+        case OverQuota.REJECT:
+            return FULL
+        case OverQuota.DEFER:
+            return FULL_FOR_NOW
+        case None:
+            return FULL_FOR_NOW if root.docker_mailserver is None else FULL
+        case _:
+            assert_never(root.accounts.over_quota)
+
+
+def _limits(root: Root, message_size: int | None) -> Limits:
+    """The limits, with docker-mailserver's size of a message (0: none but what memory takes) where none is written."""
+    limits = Limits(**dict(root.limits))
+    if message_size is None or "message_size" in root.limits.model_fields_set:
+        return limits
+    return replace(limits, message_size=message_size or limits.in_flight)
 
 
 def _resolver(document: Document, root: Root) -> Resolver:
@@ -345,11 +504,14 @@ def _resolver(document: Document, root: Root) -> Resolver:
     return Resolver(**{**dict(table), "hosts_file": str(path)})
 
 
-def _arc(document: Document, root: Root, local_domains: Mapping[str, str]) -> Arc:
+def _arc(document: Document, root: Root, lists: _Lists) -> Arc:
+    """Who seals: by the keys that are written here, else as the folder says."""
     keys = {}
     for domain, table in root.arc.keys.items():
         file = document.file(("arc", "keys", domain.text, "file"), table.file)
         keys[domain.key] = ArcKey(domain, table.selector, str(file))
+    if not keys and lists.arc.keys:
+        return _folder_arc(document, root, lists.arc)
     sign = root.arc.sign or Sign(SignBy.RECIPIENT if keys else SignBy.OFF)
     match sign.by:
         case SignBy.OFF:
@@ -358,7 +520,7 @@ def _arc(document: Document, root: Root, local_domains: Mapping[str, str]) -> Ar
             text = 'there is no key to seal with. Add [arc.keys."example.org"] with selector and file.'
             document.wrong(("arc", "sign"), text)
         case SignBy.RECIPIENT | SignBy.SENDER:
-            for domain_key, rule in local_domains.items():
+            for domain_key, rule in lists.local_domains.items():
                 if domain_key not in keys and rule != "hostname":
                     text = (
                         f"missing, though {domain_key} is a local domain ({rule}) and its mail is sealed with its key. "
@@ -372,3 +534,16 @@ def _arc(document: Document, root: Root, local_domains: Mapping[str, str]) -> Ar
         case _:
             assert_never(sign.by)
     return Arc(sign.by, sign.domain, keys)
+
+
+def _folder_arc(document: Document, root: Root, arc: Arc) -> Arc:
+    """The folder's sealing, with the `sign` that is written here. A domain without a key is no mistake."""
+    sign = root.arc.sign
+    if sign is None:
+        return arc
+    if sign.by is SignBy.OFF:
+        return Arc()
+    if sign.domain is not None and sign.domain.key not in arc.keys:
+        text = f"the folder's arc.conf has no key for it. Its keys: {', '.join(arc.keys)}."
+        document.wrong(("arc", "sign"), text)
+    return replace(arc, sign=sign.by, domain=sign.domain)

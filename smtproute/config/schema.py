@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.routes import Match, RouteError, parse_match
 from smtproute.core.settings import (
+    AuthInClear,
     BareNewline,
     Discover,
     Endpoint,
@@ -36,10 +37,11 @@ from smtproute.core.settings import (
     Server,
     SignBy,
     Source,
+    Store,
     Trace,
 )
 
-__all__ = ["IpLiteral", "ListenerTable", "Root", "Sign", "TargetTable", "close", "known_keys"]
+__all__ = ["IpLiteral", "ListenerTable", "OverQuota", "Root", "Sign", "TargetTable", "close", "known_keys"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -207,8 +209,8 @@ def _port(text: str, least: int) -> int:
     return int(text)
 
 
-def _server(value: object) -> Server:
-    """`host` or `host:port`, port 25 where none is written. Raises IpLiteral too."""
+def _server(value: object, default: int = 25) -> Server:
+    """`host` or `host:port`, port `default` where none is written. Raises IpLiteral too."""
     text = _text(value)
     literal = _ip(text)
     if literal is not None:
@@ -222,7 +224,17 @@ def _server(value: object) -> Server:
         raise ValueError('the host name is missing. Write "mail.example.org:25".')
     if "/" in text or "@" in text:
         raise ValueError('neither a URL nor an address is wanted. Write "mail.example.org:25".')
-    return Server(_host(host), _port(port, 1)) if colon else Server(_host(host))
+    return Server(_host(host), _port(port, 1) if colon else default)
+
+
+def _lmtp(value: object) -> Server:
+    """`host`, `host:port` or `unix:/path`; RFC 2033 leaves the port open, and 24 is Dovecot's. Raises IpLiteral too."""
+    text = _text(value)
+    if text.startswith("unix:"):
+        if not text.startswith("unix:/") or "\0" in text:
+            raise ValueError('an absolute path is wanted. Write "unix:/run/dovecot/lmtp".')
+        return Server(text.removeprefix("unix:"))
+    return _server(value, 24)
 
 
 def _static_ip(value: object) -> str:
@@ -313,6 +325,26 @@ def _delimiter(value: object) -> str:
     return _text(value)
 
 
+class OverQuota(StrEnum):
+    """What RCPT answers where every mailbox is full: a refusal for good, or for now."""
+
+    REJECT = "reject"
+    DEFER = "defer"
+
+
+def _version(value: object) -> str:
+    known = ("14", "15", "16")
+    if str(value) not in known or isinstance(value, bool | float):
+        raise ValueError(f"not one of {', '.join(known)}. Write the number before the first point, in quotes.")
+    return str(value)
+
+
+def _container_path(value: object) -> str:
+    if not _path(value).startswith("/"):
+        raise ValueError('a path in the container is wanted. Write it from the top: "/etc/opendkim".')
+    return _path(value)
+
+
 class Sign(NamedTuple):
     """What `[arc] sign` says."""
 
@@ -376,11 +408,18 @@ class RouteTable(TargetTable):
 
 class DockerMailserverTable(Table):
     config: Path
+    env: Path | None = None
+    version: Annotated[str, PlainValidator(_version)] = "15"
+    paths: dict[Annotated[str, PlainValidator(_container_path)], Path] = {}
 
 
 class AccountsTable(Table):
     file: Path | None = None
+    quotas: Path | None = None
     maildir: Path | None = None
+    store: Annotated[Store, PlainValidator(_choice(Store))] = Store.MAILDIR
+    lmtp: Annotated[Server, PlainValidator(_lmtp)] | None = None
+    over_quota: Annotated[OverQuota, PlainValidator(_choice(OverQuota))] | None = None
 
 
 class AliasesTable(Table):
@@ -398,6 +437,7 @@ class ListenerTable(Table):
     bare_newline: Annotated[BareNewline, PlainValidator(_choice(BareNewline))] = _LISTENER.bare_newline
     debug: bool = _LISTENER.debug
     seal: bool = _LISTENER.seal
+    auth_in_clear: Annotated[AuthInClear, PlainValidator(_choice(AuthInClear))] = _LISTENER.auth_in_clear
 
 
 class EndpointTable(Table):
@@ -440,6 +480,7 @@ class LimitsTable(Table):
     connections: Count = _LIMITS.connections
     connections_per_address: Count = _LIMITS.connections_per_address
     errors: Count = _LIMITS.errors
+    auth_failures: Count = _LIMITS.auth_failures
     in_flight: Size = _LIMITS.in_flight
     timeout: Pause = _LIMITS.timeout
 

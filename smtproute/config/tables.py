@@ -12,10 +12,28 @@ from collections.abc import Iterator, Mapping
 import pcre2
 
 from smtproute.core.address import Address, AddressError, Domain
-from smtproute.core.aliases import Condition, Entry, PatternError, PcreRule, PcreTable, TextTable, compile_pattern
+from smtproute.core.aliases import (
+    Condition,
+    Entry,
+    PatternError,
+    PcreRule,
+    PcreTable,
+    TextTable,
+    compile_pattern,
+    targets,
+)
 from smtproute.core.finding import Finding, error, warning
 
-__all__ = ["decoded", "key_domains", "pcre_table", "text_table", "utf8"]
+__all__ = [
+    "alias_table",
+    "decoded",
+    "inline_comments",
+    "key_domains",
+    "logical_lines",
+    "pcre_table",
+    "text_table",
+    "utf8",
+]
 
 _SPACE = " \t\n\v\f\r"
 """What C's isspace() calls white space: str.strip() would take more."""
@@ -31,7 +49,7 @@ def utf8(text: str) -> bool:
     return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+def logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """Lines as Postfix joins them (readlline(3)), each with the number of its first physical line.
 
     Blank lines and comments vanish, even between a line and its continuation, which begins with white space.
@@ -60,7 +78,9 @@ def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding,
     entries: dict[str, Entry] = {}
     findings: list[Finding] = []
     fault = ""
-    for number, line in _logical_lines(decoded(text)):
+    twice: list[bool] = []  # for each duplicate, whether it is one in its letters too
+    spellings: set[str] = set()
+    for number, line in logical_lines(decoded(text)):
 
         def warn(name: str, why: str, instead: str = "", number: int = number) -> None:
             findings.append(warning(name, f"{shown}:{number}", why, instead))
@@ -86,14 +106,16 @@ def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding,
             what = f'The key "{written}" ends in a colon and never matches: this is no aliases(5) file.'
             warn("key-with-colon", what, f"{written.rstrip(':')} {value}")
         key = _key(written)
-        earlier = entries.setdefault(key, Entry(number, value))
+        earlier = entries.setdefault(key, Entry(number, value, written))
         if earlier.line != number:
             duplicate = f'duplicate key "{written.lower()}" (lines {earlier.line} and {number})'
             fault = fault or duplicate
+            twice.append(written in spellings)
             what = f"The {duplicate} makes the whole table unusable: every recipient gets 451 4.3.0."
-            targets = ", ".join(dict.fromkeys((earlier.value, value)))
-            findings.append(error("duplicate-key", f"{shown}:{number}", what, f"{written} {targets}"))
-    return TextTable(shown, entries, fault), tuple(findings)
+            both = ", ".join(dict.fromkeys((earlier.value, value)))
+            findings.append(error("duplicate-key", f"{shown}:{number}", what, f"{written} {both}"))
+        spellings.add(written)
+    return TextTable(shown, entries, fault, folded=bool(fault) and not any(twice)), tuple(findings)
 
 
 def _key(written: str) -> str:
@@ -124,6 +146,73 @@ def key_domains(table: TextTable) -> Mapping[str, str]:
     return domains
 
 
+def inline_comments(table: TextTable) -> tuple[Finding, ...]:
+    """The entries of an alias table with a comment among their targets."""
+    findings = []
+    for key, entry in table.entries.items():
+        comment = re.search(r"(?:^|[\s,])#", entry.value)
+        if comment is not None:
+            at = entry.value.index("#", comment.start())
+            extra = ", ".join(dict.fromkeys(targets(entry.value[at:])))
+            what = (
+                f"A comment needs a line of its own. Here it makes more recipients of its words ({extra}), and mail for"
+                " them bounces."
+            )
+            instead = f"{entry.key or key} {entry.value[:at].rstrip(_SPACE + ',')}".rstrip()
+            findings.append(warning("inline-comment", f"{table.file}:{entry.line}", what, instead))
+    return tuple(findings)
+
+
+# Local aliases
+
+
+_ALIAS = re.compile(r'(?P<name>"(?:[^"\\]|\\.)*"|[^\s":]+)\s*:(?P<value>.*)', re.ASCII | re.DOTALL)
+
+
+def alias_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding, ...]]:
+    """A table in aliases(5) format, `name: value`, as postalias(1) takes it. `shown` names it in rules and findings.
+
+    Of two lines of one name the first counts.
+    """
+    entries: dict[str, Entry] = {}
+    findings: list[Finding] = []
+    for number, line in logical_lines(decoded(text)):
+
+        def warn(name: str, why: str, instead: str = "", number: int = number) -> None:
+            findings.append(warning(name, f"{shown}:{number}", why, instead))
+
+        if not utf8(line):
+            warn("not-utf-8", "Not UTF-8: the line is ignored.")
+            continue
+        if line[0] in _SPACE:
+            what = "A line that begins with white space continues the one above, and there is none: it is ignored."
+            warn("leading-space", what, line.strip(_SPACE))
+            continue
+        first = line.split(None, 1)[0]
+        match = _ALIAS.match(line)
+        name = "" if match is None else match["name"]
+        if "@" in first and first.partition("@")[2] and (match is None or "@" in name):
+            rest = line[len(first) :].strip(_SPACE + ":")
+            what = "Names here have no domain, as in root: anna@example.org: the line is ignored. Write it elsewhere."
+            warn("wrong-file", what, f"{first.rstrip(':')} {rest} (in postfix-virtual.cf)")
+            continue
+        value = "" if match is None else match["value"].strip(_SPACE)
+        if not value or set(name) & set(",@%"):
+            what = "No name: value pair: the line is ignored."
+            warn(
+                "alias-line",
+                what,
+                f"{first.rstrip(':')}: {line[len(first) :].strip(_SPACE + ':') or 'anna@example.org'}",
+            )
+            continue
+        name = re.sub(r'"((?:[^"\\]|\\.)*)"', lambda quoted: re.sub(r"\\(.)", r"\1", quoted[1]), name)
+        earlier = entries.setdefault(name.lower(), Entry(number, value, name))
+        if earlier.line != number:
+            warn("duplicate-key", f"{name} has an alias already (line {earlier.line}): the line is ignored.")
+    table = TextTable(shown, entries)
+    return table, (*findings, *inline_comments(table))
+
+
 # PCRE tables
 
 
@@ -146,7 +235,7 @@ def pcre_table(shown: str, text: bytes | str) -> tuple[PcreTable, tuple[Finding,
     rules: list[PcreRule] = []
     enclosing: list[tuple[int, Condition]] = []
     findings: list[Finding] = []
-    for number, raw in _logical_lines(decoded(text)):
+    for number, raw in logical_lines(decoded(text)):
         line = raw.rstrip(_SPACE)
         word = re.match(r"(if|endif)(?![A-Za-z0-9])", line, re.IGNORECASE)
         notes: list[str] = []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-from smtproute.core.aliases import Table
+from smtproute.core.access import AccessTable
+from smtproute.core.aliases import PcreTable, TextTable
 from smtproute.core.decide import Routing
 from smtproute.core.docker_mailserver import Folder
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.login import Login
+from smtproute.core.relays import RELAY
 from smtproute.core.settings import Listener, Settings
 
 __all__ = ["Snapshot", "carried"]
@@ -31,7 +34,7 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     """What is in force after a reload: `new`, but for what cannot change while the relay runs, each with a warning.
 
     That is the state folder, the name, what is listened on, the size of the queue and the form of the log; and a
-    table that has become unusable, of which the good one stays.
+    table of aliases or of access that has become unusable, of which the good one stays.
     """
     was, will = old.settings, new.settings
     fixed = [
@@ -45,22 +48,49 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
         if value != before
     ]
     listeners, more = _listeners(was.listeners, will.listeners)
-    tables, kept = _tables(old.routing.aliases.tables, new.routing.aliases.tables)
+    before, after = old.routing, new.routing
+    tables, kept_aliases = _tables(before.aliases.tables, after.aliases.tables)
+    local, kept_local = _tables(before.aliases.local, after.aliases.local)
+    send, kept_send = _tables(_one(before.send_access), _one(after.send_access))
+    receive, kept_receive = _tables(_one(before.receive_access), _one(after.receive_access))
+    kept: list[TextTable | PcreTable | AccessTable] = [*kept_aliases, *kept_local, *kept_send, *kept_receive]
     said = [each for each in new.findings if not any(each.where.startswith(f"{table.file}:") for table in kept)]
     unusable = [
         error("table-kept", table.file, f"{table.fault}: the table as it was stays in force until this is mended.")
         for table in kept
     ]
+    relays, endpoints = after.relays, will.endpoints
+    if relays.fault and not before.relays.fault:
+        what = f"{relays.fault}: the relays as they were stay in force until this is mended."
+        unusable.append(error("table-kept", relays.fault.partition(":")[0], what))
+        relays = before.relays
+        theirs = {name: each for name, each in was.endpoints.items() if name.startswith(RELAY)}
+        endpoints = {**theirs, **endpoints}
     settings = replace(
         will,
         state=was.state,
         hostname=was.hostname,
         listeners=listeners,
+        endpoints=endpoints,
         queue=replace(will.queue, max_size=was.queue.max_size),
         log=was.log,
     )
-    aliases = replace(new.routing.aliases, tables=tables, origin=was.hostname)
-    routing = replace(new.routing, hostname=was.hostname, aliases=aliases)
+    aliases = replace(after.aliases, tables=tables, local=local, origin=was.hostname)
+    local_domains = after.local_domains
+    if will.hostname != was.hostname:
+        aliases = replace(aliases, destinations=before.aliases.destinations)
+        own = {domain: rule for domain, rule in before.local_domains.items() if rule == "hostname"}
+        others = {domain: rule for domain, rule in local_domains.items() if rule != "hostname"}
+        local_domains = {**own, **others}
+    routing = replace(
+        after,
+        hostname=was.hostname,
+        aliases=aliases,
+        local_domains=local_domains,
+        relays=relays,
+        send_access=next(iter(send), None),
+        receive_access=next(iter(receive), None),
+    )
     return replace(new, settings=settings, routing=routing, findings=(*said, *fixed, *more, *unusable))
 
 
@@ -82,7 +112,14 @@ def _listeners(was: Mapping[str, Listener], will: Mapping[str, Listener]) -> tup
     return listeners, findings
 
 
-def _tables(was: tuple[Table, ...], will: tuple[Table, ...]) -> tuple[tuple[Table, ...], list[Table]]:
+T = TypeVar("T", TextTable | PcreTable, TextTable, AccessTable)
+
+
+def _one(table: AccessTable | None) -> tuple[AccessTable, ...]:
+    return () if table is None else (table,)
+
+
+def _tables(was: tuple[T, ...], will: tuple[T, ...]) -> tuple[tuple[T, ...], list[T]]:
     """The tables in force, and those of the new ones that are not, because they were good before."""
     good = {table.file: table for table in was if not table.fault}
     refused = [table for table in will if table.fault and table.file in good]

@@ -63,7 +63,7 @@ def test_no_file_is_a_trusted_capture(tmp_path: Path) -> None:
     assert (routing.hostname, routing.aliases.origin, routing.aliases.delimiter) == (hostname, hostname, "+")
     assert (routing.aliases.tables, routing.local_domains, routing.mailboxes, routing.routes) == ((), {}, {}, ())
     assert routing.default == Target(Mode.CAPTURE)
-    assert snapshot.warnings == ()
+    assert snapshot.findings == ()
 
 
 def test_every_key(tmp_path: Path) -> None:
@@ -136,6 +136,7 @@ def test_every_key(tmp_path: Path) -> None:
         connections = 10
         connections_per_address = 5
         errors = 3
+        auth_failures = 2
         in_flight = 1048576
         timeout = "1m"
         [trace]
@@ -192,7 +193,7 @@ def test_every_key(tmp_path: Path) -> None:
             {"example.org": ArcKey(Domain.parse("example.org"), "2024.mail", f"{here}/key.txt")},
         ),
         queue=Queue((30.0, 5.0, 300.0, 3600.0), 172800.0, 1_000_000_000),
-        limits=Limits(262_144, 100, 10, 5, 3, 1_048_576, 60.0),
+        limits=Limits(262_144, 100, 10, 5, 3, 2, 1_048_576, 60.0),
         trace=Trace(0.0, 2_592_000.0, 0, 3600.0),
         log=Log(LogFormat.JSON),
     )
@@ -372,18 +373,16 @@ def test_which_file(tmp_path: Path) -> None:
     assert find(None, {}, str(tmp_path)) == str(here)
 
 
-def test_faults_in_tables_are_warnings(tmp_path: Path) -> None:
+def test_faults_in_tables_are_findings(tmp_path: Path) -> None:
     (tmp_path / "v").write_text("a@b.example x@y.example\na@b.example z@y.example\nlonely\n")
     (tmp_path / "p").write_text("/(/ x\n")
     (tmp_path / "accounts").write_text("no address|{X}y\n")
     snapshot = loaded('[aliases]\ntables = ["v", "pcre:p"]\n[accounts]\nfile = "accounts"\n')
-    assert snapshot.warnings == (
-        "accounts:1: 'no address' is no address: it needs a local part, @ and a domain: the line is ignored. "
-        "Write address|{SCHEME}hash",
-        'v:2: duplicate key "a@b.example" (lines 1 and 2): the whole table is unusable, its look-ups get 451 4.3.0. '
-        "Remove one of the lines",
-        'v:3: "lonely" has no value: the line is ignored. Write key, white space, value',
-        "p:1: the pattern does not compile: missing closing parenthesis: the line is ignored",
-    )
+    assert [(str(each.severity), each.name, each.where) for each in snapshot.findings] == [
+        ("warning", "account-line", "accounts:1"),
+        ("error", "duplicate-key", "v:2"),
+        ("warning", "no-value", "v:3"),
+        ("warning", "pattern", "p:1"),
+    ]
     assert snapshot.routing.aliases.tables[0].fault == 'duplicate key "a@b.example" (lines 1 and 2)'
     assert snapshot.routing.local_domains == {"b.example": "v:1"}

@@ -65,8 +65,8 @@ EXACT = [
         "endpoint.gitlab.default: unknown key. default is a key of the whole file: write it above the first [table].",
     ),
     (
-        '[docker_mailserver]\nconfig = "dms"\nversion = "15"',
-        'docker_mailserver.version = "15": unknown key. Known here: config.',
+        '[docker_mailserver]\nconfig = "dms"\nflavour = "x"',
+        'docker_mailserver.flavour = "x": unknown key. Known here: config, env, version, paths.',
     ),
     ("[docker_mailserver]", "docker_mailserver.config: missing. Add config."),
     ('[arc.keys."example.org"]\nfile = "key.txt"', 'arc.keys."example.org".selector: missing. Add selector.'),
@@ -89,9 +89,64 @@ EXACT = [
     # values
     (
         '[listener.mx]\nrole = "inbund"',
-        'listener.mx.role = "inbund": not one of inbound, trusted. Did you mean "inbound"?',
+        'listener.mx.role = "inbund": not one of inbound, submission, trusted. Did you mean "inbound"?',
     ),
-    ('[listener.mx]\nrole = "submission"', 'listener.mx.role = "submission": not one of inbound, trusted.'),
+    (
+        '[listener.mx]\nrole = "submission"\nauth_in_clear = "loopback"',
+        'listener.mx.role = "submission": nobody has an account to log in with. '
+        'Add [accounts] file = "postfix-accounts.cf".',
+    ),
+    (
+        '[listener.mx]\nrole = "submission"\n[accounts]\nfile = "accounts.cf"',
+        'listener.mx.role = "submission": nobody can log in without TLS. '
+        'Add certificate and key, or auth_in_clear = "loopback".',
+    ),
+    (
+        '[listener.mx]\nauth_in_clear = "loopback"',
+        'listener.mx.auth_in_clear = "loopback": only role = "submission" lets clients log in. Remove it here.',
+    ),
+    (
+        MX + 'role = "submission"\ntrusted_networks = ["10.0.0.0/8"]\n[accounts]\nfile = "accounts.cf"',
+        'listener.mx.trusted_networks = ["10.0.0.0/8"]: who submits mail logs in, wherever from. Remove it here.',
+    ),
+    # mailboxes
+    (
+        '[accounts]\nstore = "lmtp"',
+        'accounts.store = "lmtp": where is it? Add lmtp = "dovecot.internal:24" or "unix:/run/lmtp".',
+    ),
+    (
+        '[accounts]\nlmtp = "dovecot.internal"',
+        'accounts.lmtp = "dovecot.internal": mailboxes are Maildir folders here. Add store = "lmtp".',
+    ),
+    (
+        '[accounts]\nstore = "lmtp"\nlmtp = "10.0.0.9:24"',
+        'accounts.lmtp = "10.0.0.9:24": the LMTP server is a host name, not an IP address. Give it a name: '
+        'add "lmtp.internal" = ["10.0.0.9"] under [resolver] static, or to your internal DNS.',
+    ),
+    (
+        '[accounts]\nstore = "lmtp"\nlmtp = "unix:run/lmtp"',
+        'accounts.lmtp = "unix:run/lmtp": an absolute path is wanted. Write "unix:/run/dovecot/lmtp".',
+    ),
+    (
+        '[accounts]\nquotas = "quotas.cf"',
+        'accounts.quotas = "quotas.cf": there are no accounts to have quotas. Add file = "postfix-accounts.cf".',
+    ),
+    ('[accounts]\nover_quota = "bounce"', 'accounts.over_quota = "bounce": not one of reject, defer.'),
+    # docker-mailserver
+    (
+        '[docker_mailserver]\nconfig = "dms"\nversion = "13"',
+        'docker_mailserver.version = "13": not one of 14, 15, 16. Write the number before the first point, in quotes.',
+    ),
+    (
+        '[docker_mailserver]\nconfig = "dms"\n[docker_mailserver.paths]\n"etc/x" = "x"',
+        'docker_mailserver.paths."etc/x": a path in the container is wanted. Write it from the top: "/etc/opendkim".',
+    ),
+    (
+        '[docker_mailserver]\nconfig = "dms"\n[accounts]\nquotas = "q"',
+        'accounts.quotas = "q": the folder named by docker_mailserver.config has accounts and aliases. '
+        "Remove one of the two.",
+    ),
+    ("[limits]\nauth_failures = 0", "limits.auth_failures = 0: a whole number is wanted, 1 or more."),
     (
         '[listener.mx]\nbind = "25"',
         'listener.mx.bind = "25": an IP address and a port are wanted. '
@@ -328,14 +383,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         '[arc.keys."example.org"]\nselector = "mail"\nfile = "no.key"\n[arc.keys."example.com"]\nselector = "mail"\n'
         'file = "key.txt"\n'
     ) == (
-        f'smtproute.toml: listener.mx.certificate = "no.pem": {why}',
-        f'smtproute.toml: listener.mx.key = "no.key": {why}',
-        f'smtproute.toml: endpoint.x.ca_file = "no.ca": {why}',
         f'smtproute.toml: accounts.file = "no.cf": {why}',
         f'smtproute.toml: aliases.tables[0] = "pcre:no.cf": {why}',
         f'smtproute.toml: aliases.tables[2] = "no": {why}',
+        f'smtproute.toml: listener.mx.certificate = "no.pem": {why}',
+        f'smtproute.toml: listener.mx.key = "no.key": {why}',
+        f'smtproute.toml: endpoint.x.ca_file = "no.ca": {why}',
         f'smtproute.toml: resolver.hosts_file = "no": {why}',
         f'smtproute.toml: arc.keys."example.org".file = "no.key": {why}',
+    )
+    assert mistakes('[docker_mailserver]\nconfig = "dms"\nenv = "no.env"') == (
+        f'smtproute.toml: docker_mailserver.env = "no.env": {why}',
     )
     assert mistakes('[docker_mailserver]\nconfig = "no"') == (
         f'smtproute.toml: docker_mailserver.config = "no": no such folder. A relative path starts at {tmp_path}.',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,11 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smtproute.config.tables import pcre_table, text_table
+from smtproute.config.tables import alias_table, pcre_table, text_table
 from smtproute.core.address import Address, Domain
 from smtproute.core.aliases import Aliases, PcreTable, expand
 from smtproute.core.plan import Tried
 
+POSTALIAS = shutil.which("postalias", path=os.environ.get("PATH", "") + ":/usr/sbin") or "postalias"
 POSTMAP = shutil.which("postmap", path=os.environ.get("PATH", "") + ":/usr/sbin") or "postmap"
 ORIGIN = Domain.parse("origin.example")
 
@@ -117,3 +119,59 @@ def test_pcre_tables_agree(text: str) -> None:
     table, _ = pcre_table("t", text)
     ours = {query: answered(table, query) for query in QUERIES}
     assert {query: value for query, value in ours.items() if value is not None} == answers
+
+
+# Local aliases
+
+ALIAS_PIECES = [
+    "a",
+    "B",
+    "a: ",
+    "root: ",
+    "b:",
+    '"a": ',
+    "b@c.d: ",
+    " x@y",
+    " ",
+    "\t",
+    "\n",
+    "\n",
+    "\n",
+    "# ",
+    ",",
+    ":",
+]
+ALIAS_QUERIES = ["a", "b", "A", "B", "root", "aa", "ab", "x@y", "b@c.d", "c", "f"]
+
+
+@pytest.mark.peer("postalias")
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from(ALIAS_PIECES), max_size=24).map("".join))
+@example('root: a\nRoot: b\n"a": x@y,\n  b\nb : a # c\n')
+@example("a@b: x\na:\na,b: x\na b: x\n")
+def test_local_aliases_agree(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "aliases"
+        for path, octets in ((Path(folder) / "main.cf", b"compatibility_level = 3.6\n"), (file, text.encode())):
+            path.write_bytes(octets)
+            os.utime(path, (0, 0))
+        made = subprocess.run([POSTALIAS, "-c", folder, f"hash:{file}"], capture_output=True, timeout=20)
+        if b"unsupported dictionary type" in made.stderr:
+            pytest.skip("this Postfix has no hash tables")
+        asked = subprocess.run(
+            [POSTALIAS, "-c", folder, "-q", "-", f"hash:{file}"],
+            input="".join(f"{query}\n" for query in ALIAS_QUERIES).encode(),
+            capture_output=True,
+            timeout=20,
+        )
+    answers = dict(re.split(r":?\t", line, maxsplit=1) for line in asked.stdout.decode().splitlines())
+    table, _ = alias_table("t", text)
+    ours = {query: table.entries[query.lower()].value for query in ALIAS_QUERIES if query.lower() in table.entries}
+    assert {query: bare(value) for query, value in ours.items()} == {
+        query: bare(value) for query, value in answers.items()
+    }
+
+
+def bare(value: str) -> str:
+    """Without white space: Postfix writes the value anew from its tokens, with white space of its own."""
+    return re.sub(r"\s+", "", value)

@@ -31,7 +31,11 @@ def test_the_defaults_are_the_defaults(tmp_path: Path) -> None:
 
 def test_the_rest_loads(tmp_path: Path) -> None:
     _, rest = blocks()
-    for name in ("docker-data/dms/config/postfix-accounts.cf", "rsa-2048-mail-example.org.private.txt"):
+    for name in (
+        "docker-data/dms/config/postfix-accounts.cf",
+        "mailserver.env",
+        "rsa-2048-mail-example.org.private.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     file = tmp_path / "smtproute.toml"
@@ -41,7 +45,20 @@ def test_the_rest_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["listener", "endpoint", "route", "resolver", "queue", "limits", "trace", "log", "arc"]
+    "room",
+    [
+        "accounts",
+        "arc",
+        "docker_mailserver",
+        "endpoint",
+        "limits",
+        "listener",
+        "log",
+        "queue",
+        "resolver",
+        "route",
+        "trace",
+    ],
 )
 def test_no_key_is_missing(room: str) -> None:
     page = PAGE.read_text()

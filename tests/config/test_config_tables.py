@@ -1,4 +1,4 @@
-"""Alias tables become what Postfix would look up; every line that it would skip is a warning."""
+"""Alias tables become what Postfix would look up; every line that it would skip is a finding."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from smtproute.config.tables import key_domains, pcre_table, text_table
 from smtproute.core.address import Address, Domain
 from smtproute.core.aliases import Aliases, Entry, Table, expand
+from smtproute.core.finding import warning
 
 ORIGIN = Domain.parse("host.example")
 
@@ -21,7 +22,7 @@ def becomes(table: Table, address: str) -> list[str]:
 
 
 def test_text_grammar() -> None:
-    table, warnings = text_table(
+    table, findings = text_table(
         "postfix-virtual.cf",
         b"# a comment\n"
         b"Anna@Example.ORG\tx@y.example,\n"
@@ -37,13 +38,13 @@ def test_text_grammar() -> None:
         "@example.com": Entry(6, "catch@example.org"),
         "root": Entry(7, "anna@example.org"),
     }
-    assert (table.fault, warnings) == ("", ())
+    assert (table.fault, findings) == ("", ())
     assert key_domains(table) == {"example.org": "postfix-virtual.cf:2", "example.com": "postfix-virtual.cf:6"}
     assert becomes(table, "anna@example.org") == ["x@y.example", "z@y.example"]
 
 
 def test_text_faults() -> None:
-    table, warnings = text_table(
+    table, findings = text_table(
         "v",
         b"  continues nothing\n"
         b"lonely\n"
@@ -55,17 +56,19 @@ def test_text_faults() -> None:
         b"A@C.example three@e.example\n"
         b"a@c.example four@e.example\n",
     )
-    assert warnings == (
-        "v:1: a line that begins with white space continues the one above, and there is none: it is ignored",
-        'v:2: "lonely" has no value: the line is ignored. Write key, white space, value',
-        'v:3: the key "name:" ends in a colon and never matches: this is no aliases(5) file',
-        "v:4: an unbalanced quote: the line is ignored",
-        "v:5: not UTF-8: the line is ignored",
-        'v:8: duplicate key "a@c.example" (lines 6 and 8): the whole table is unusable, its look-ups get 451 4.3.0. '
-        "Remove one of the lines",
-        'v:9: duplicate key "a@c.example" (lines 6 and 9): the whole table is unusable, its look-ups get 451 4.3.0. '
-        "Remove one of the lines",
-    )
+    assert [str(each) for each in findings] == [
+        "warning: v:1: A line that begins with white space continues the one above, and there is none: it is ignored. "
+        "[leading-space] Instead: continues nothing",
+        'warning: v:2: "lonely" has no value: the line is ignored. [no-value] Instead: lonely target@example.org',
+        'warning: v:3: The key "name:" ends in a colon and never matches: this is no aliases(5) file. '
+        "[key-with-colon] Instead: name value",
+        "warning: v:4: An unbalanced quote: the line is ignored. [unbalanced-quote]",
+        "warning: v:5: Not UTF-8: the line is ignored. [not-utf-8]",
+        'error: v:8: The duplicate key "a@c.example" (lines 6 and 8) makes the whole table unusable: '
+        "every recipient gets 451 4.3.0. [duplicate-key] Instead: A@C.example one@e.example, three@e.example",
+        'error: v:9: The duplicate key "a@c.example" (lines 6 and 9) makes the whole table unusable: '
+        "every recipient gets 451 4.3.0. [duplicate-key] Instead: a@c.example one@e.example, four@e.example",
+    ]
     assert table.fault == 'duplicate key "a@c.example" (lines 6 and 8)'
     assert key_domains(table) == {"c.example": "v:6"}
     expansion = expand(Aliases((table,), ORIGIN), Address.parse("b@c.example"))
@@ -84,8 +87,8 @@ def test_text_faults() -> None:
     ],
 )
 def test_keys_in_other_spellings_are_found(key: str, address: str) -> None:
-    table, warnings = text_table("v", f"{key} found@d.example\n")
-    assert warnings == ()
+    table, findings = text_table("v", f"{key} found@d.example\n")
+    assert findings == ()
     assert becomes(table, address) == ["found@d.example"]
 
 
@@ -99,7 +102,7 @@ def test_quotes_that_are_not_needed_make_another_key() -> None:
 
 
 def test_pcre_grammar() -> None:
-    table, warnings = pcre_table(
+    table, findings = pcre_table(
         "postfix-regexp.cf",
         b"# a comment\n"
         b"/^support[0-9]*@example\\.org$/ anna@example.org\n"
@@ -114,7 +117,7 @@ def test_pcre_grammar() -> None:
         b"EndIf\n"
         b"/a\\/b@/ slash@d.example\r\n",
     )
-    assert warnings == ()
+    assert findings == ()
     assert [(rule.line, rule.condition.text) for rule in table.rules] == [
         (2, r"/^support[0-9]*@example\.org$/"),
         (3, r"/^(.+)-list@(example\.org)$/"),
@@ -134,7 +137,7 @@ def test_pcre_grammar() -> None:
 
 
 def test_pcre_faults() -> None:
-    table, warnings = pcre_table(
+    table, findings = pcre_table(
         "p",
         "  /x/ continues nothing\n"
         "if /never closed/\n"
@@ -161,38 +164,48 @@ def test_pcre_faults() -> None:
         "endif\n"
         "endif\n",
     )
-    assert warnings == (
-        "p:1: a line that begins with white space continues the one above, and there is none: the line is ignored",
-        "p:3: the pattern does not compile: missing closing parenthesis: the line is ignored",
-        "p:4: the pattern has no closing /: the line is ignored",
-        "p:5: no pattern: the line is ignored",
-        'p:6: unknown flag "q" (an unescaped / in the pattern?): the line is ignored',
-        'p:7: unknown flag "b" (an unescaped / in the pattern?): the line is ignored',
-        "p:8: the flag X means nothing to PCRE2",
-        "p:9: neither a /pattern/ nor if nor endif: the line is ignored",
-        'p:10: "$2" in the result: the pattern has 1 groups, and $0 is none: the line is ignored',
-        'p:11: "$0" in the result: the pattern has 1 groups, and $0 is none: the line is ignored',
-        'p:12: "$1x" in the result is no group number: write ${1} where text follows: the line is ignored',
-        'p:13: "${" in the result is not closed: the line is ignored',
-        "p:14: a $ in the result without a group number: write $$ for a dollar sign: the line is ignored",
-        'p:15: "$99999999999999999999" in the result: the pattern has 1 groups, and $0 is none: the line is ignored',
-        'p:16: "$1" in the result of a negated pattern, which captures nothing: the line is ignored',
-        "p:17: no result: what matches gets 451 4.3.0. Write the targets after the pattern",
-        "p:18: the pattern does not compile: "
-        "PCRE2 does not support \\F, \\L, \\l, \\N{name}, \\U, or \\u: the line is ignored",
-        "p:19: the pattern does not compile: "
-        "character code point value in \\x{} or \\o{} is too large: the line is ignored",
-        "p:20: the pattern does not compile: missing closing parenthesis: the line is ignored",
-        'p:21: "x@y.example" after if is ignored: begin the lines inside if without white space',
-        "p:22: text after endif is ignored",
-        "p:24: endif without if: the line is ignored",
-    )
+    assert [(each.where, each.what) for each in findings] == [
+        ("p:1", "A line that begins with white space continues the one above, and there is none: the line is ignored."),
+        ("p:3", "The pattern does not compile: missing closing parenthesis: the line is ignored."),
+        ("p:4", "The pattern has no closing /: the line is ignored."),
+        ("p:5", "No pattern: the line is ignored."),
+        ("p:6", 'Unknown flag "q" (an unescaped / in the pattern?): the line is ignored.'),
+        ("p:7", 'Unknown flag "b" (an unescaped / in the pattern?): the line is ignored.'),
+        ("p:8", "The flag X means nothing to PCRE2."),
+        ("p:9", "Neither a /pattern/ nor if nor endif: the line is ignored."),
+        ("p:10", '"$2" in the result: the pattern has 1 groups, and $0 is none: the line is ignored.'),
+        ("p:11", '"$0" in the result: the pattern has 1 groups, and $0 is none: the line is ignored.'),
+        ("p:12", '"$1x" in the result is no group number: write ${1} where text follows: the line is ignored.'),
+        ("p:13", '"${" in the result is not closed: the line is ignored.'),
+        ("p:14", "A $ in the result without a group number: write $$ for a dollar sign: the line is ignored."),
+        (
+            "p:15",
+            '"$99999999999999999999" in the result: the pattern has 1 groups, and $0 is none: the line is ignored.',
+        ),
+        ("p:16", '"$1" in the result of a negated pattern, which captures nothing: the line is ignored.'),
+        ("p:17", "No result: what matches gets 451 4.3.0. Write the targets after the pattern."),
+        (
+            "p:18",
+            "The pattern does not compile: PCRE2 does not support \\F, \\L, \\l, \\N{name}, \\U, or "
+            "\\u: the line is ignored.",
+        ),
+        (
+            "p:19",
+            "The pattern does not compile: character code point value in \\x{} or \\o{} is too "
+            "large: the line is ignored.",
+        ),
+        ("p:20", "The pattern does not compile: missing closing parenthesis: the line is ignored."),
+        ("p:21", '"x@y.example" after if is ignored: begin the lines inside if without white space.'),
+        ("p:22", "Text after endif is ignored."),
+        ("p:24", "Endif without if: the line is ignored."),
+    ]
+    assert {each.name for each in findings} == {"pattern"}
     assert [rule.line for rule in table.rules] == [8, 17]
 
 
 def test_an_if_that_is_never_closed_reaches_to_the_end() -> None:
-    table, warnings = pcre_table("p", "if /@d/\n/./ x@y.example\n")
-    assert warnings == ("p:1: if /@d/ has no endif",)
+    table, findings = pcre_table("p", "if /@d/\n/./ x@y.example\n")
+    assert findings == (warning("pattern", "p:1", "if /@d/ has no endif.", "endif"),)
     assert becomes(table, "a@c.example") == ["a@c.example"]
     assert becomes(table, "a@d.example") == ["x@y.example"]
 
@@ -205,8 +218,8 @@ def test_an_empty_result_is_a_fault_of_the_look_up() -> None:
 
 
 def test_patterns_in_other_encodings() -> None:
-    table, warnings = pcre_table("p", b"/^\xe4@/ latin@d.example\n/^\xc3\xa4@/ utf@d.example\n")
-    assert warnings == ()
+    table, findings = pcre_table("p", b"/^\xe4@/ latin@d.example\n/^\xc3\xa4@/ utf@d.example\n")
+    assert findings == ()
     assert becomes(table, "ä@c.example") == ["utf@d.example"]
 
 
@@ -215,8 +228,8 @@ SYNTAX = st.text('/!if endx()[]\\\n\t "$1{}@#:,\r\0ä').map(str.encode)
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=80) | SYNTAX)
-def test_any_octets_are_a_table_and_warnings(octets: bytes) -> None:
+def test_any_octets_are_a_table_and_findings(octets: bytes) -> None:
     for read in (text_table, pcre_table):
-        table, warnings = read("t", octets)
+        table, findings = read("t", octets)
         assert table.file == "t"
-        assert all(warning.startswith("t:") and "\n" not in warning for warning in warnings)
+        assert all(each.where.startswith("t:") and "\n" not in str(each) for each in findings)

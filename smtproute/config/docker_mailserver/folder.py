@@ -1,85 +1,240 @@
-"""docker-mailserver's files: accounts, aliases and pattern aliases of an unmodified configuration folder.
+"""Folder: everything that a docker-mailserver folder and its environment say, brought together.
 
-docker-mailserver copies `postfix-virtual.cf` and `postfix-regexp.cf` to Postfix as they are, makes a mailbox of each
-line of `postfix-accounts.cf`, and calls local: the domains of accounts, those of the keys of `postfix-virtual.cf`
-that have an `@`, and, since `mydestination` has them, the host name and localhost.
+Local are the domains of accounts, those of the keys of `postfix-virtual.cf`, and what `mydestination` has: the host
+name, localhost, and localhost in the host's domain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from smtproute.config.tables import decoded, key_domains, pcre_table, text_table, utf8
-from smtproute.core.address import Address, AddressError, Domain
-from smtproute.core.aliases import Table
+from smtproute.config.docker_mailserver.access import RECEIVE, SEND, read_access
+from smtproute.config.docker_mailserver.accounts import read_accounts, virtual_logins
+from smtproute.config.docker_mailserver.local import ALIASES, read_local
+from smtproute.config.docker_mailserver.opendkim import read_opendkim
+from smtproute.config.docker_mailserver.paths import Paths
+from smtproute.config.docker_mailserver.postfix import MAIN, Overrides, overrides, permitted, read_main
+from smtproute.config.docker_mailserver.quotas import ReadQuotas, default_quota, no_account, read_quotas
+from smtproute.config.docker_mailserver.relays import read_relays
+from smtproute.config.docker_mailserver.scripts import endings, second
+from smtproute.config.docker_mailserver.signing import arc_of, read_signing
+from smtproute.config.docker_mailserver.userdb import Userdb
+from smtproute.config.docker_mailserver.virtual import read_virtual
+from smtproute.config.tables import pcre_table, text_table
+from smtproute.core.access import AccessTable
+from smtproute.core.address import Domain
+from smtproute.core.aliases import Aliases, Table, TextTable
 from smtproute.core.decide import Mailbox
+from smtproute.core.docker_mailserver import Environment, Folder
 from smtproute.core.finding import Finding, warning
+from smtproute.core.login import Login
+from smtproute.core.relays import Relays
+from smtproute.core.settings import Arc, Endpoint, Network
 
-__all__ = ["Lists", "accounts", "domains", "read"]
+__all__ = ["ReadFolder", "read_folder"]
+
+T = TypeVar("T")
 
 ACCOUNTS = "postfix-accounts.cf"
 VIRTUAL = "postfix-virtual.cf"
 REGEXP = "postfix-regexp.cf"
+QUOTAS = "dovecot-quotas.cf"
+RELAYMAP = "postfix-relaymap.cf"
+PASSWORDS = "postfix-sasl-password.cf"
+ARC = "rspamd/override.d/arc.conf"
+DKIM = "rspamd/override.d/dkim_signing.conf"
+COPIES = {"/etc/postfix/virtual": VIRTUAL, "/etc/postfix/regexp": REGEXP}
+"""Where docker-mailserver copies the alias tables to."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
-    """Who and what is here, as the files list it."""
+class ReadFolder:
+    """What a folder comes to."""
 
-    mailboxes: Mapping[str, Mailbox]
-    """By Address.key."""
-    tables: tuple[Table, ...]
+    folder: Folder
+    aliases: Aliases
     local_domains: Mapping[str, str]
     """Domain.key to the rule that makes it local."""
-    findings: tuple[Finding, ...]
+    mailboxes: Mapping[str, Mailbox]
+    logins: Mapping[str, Login]
+    relays: Relays
+    endpoints: Mapping[str, Endpoint]
+    arc: Arc
+    networks: tuple[Network, ...]
+    """Who may send anywhere (mynetworks)."""
+    message_size: int
+    """Octets; 0 is no limit."""
+    send_access: AccessTable | None = None
+    receive_access: AccessTable | None = None
+    findings: tuple[Finding, ...] = field(default=())
 
 
-def read(folder: Path, hostname: Domain) -> Lists | None:
+def read_folder(
+    path: Path, paths: Paths, environment: Environment, hostname: Domain, version: str
+) -> ReadFolder | None:
     """What is in the folder; None where it has neither accounts nor aliases. Raises OSError."""
-    octets = {name: (folder / name).read_bytes() for name in (ACCOUNTS, VIRTUAL, REGEXP) if (folder / name).exists()}
-    if ACCOUNTS not in octets and VIRTUAL not in octets:
+    if not (path / ACCOUNTS).exists() and not (path / VIRTUAL).exists():
         return None
-    mailboxes, findings = accounts(ACCOUNTS, octets.get(ACCOUNTS, b""))
-    virtual, more = text_table(VIRTUAL, octets.get(VIRTUAL, b""))
-    regexp, most = pcre_table(REGEXP, octets.get(REGEXP, b""))
-    tables = tuple(table for table in (virtual, regexp) if table.file in octets)
-    local = {hostname.key: "hostname", "localhost": "hostname", **key_domains(virtual), **domains(mailboxes)}
-    return Lists(mailboxes, tables, local, (*findings, *more, *most))
+    reader = _Reader(path, paths)
+    main = reader.took(read_main(reader.octets(MAIN)))
+    names = Folder(str(path), hostname=hostname.key, environment=environment)
+    changed = overrides(main, hostname.key, names.domain)
+    reader.findings += changed.findings
+    quotas_on = environment.on("ENABLE_QUOTAS")
+    quotas = read_quotas(QUOTAS, reader.octets(QUOTAS)) if quotas_on else None
+    accounts = read_accounts(ACCOUNTS, reader.octets(ACCOUNTS), quotas, default_quota(environment))
+    virtual = read_virtual(VIRTUAL, reader.octets(VIRTUAL))
+    userdb = Userdb(
+        accounts, ACCOUNTS, reader.octets(ACCOUNTS), quotas or ReadQuotas(), (QUOTAS, reader.octets(QUOTAS))
+    )
+    userdb.add_accounts()
+    if quotas_on:
+        userdb.add_virtual(virtual.lines)
+    reader.findings += (*accounts.findings, *endings(ACCOUNTS, reader.octets(ACCOUNTS)), *virtual.findings)
+    if quotas is not None:
+        reader.findings += (*quotas.findings, *no_account(quotas, accounts.mailboxes), *userdb.findings)
+    tables = reader.tables(changed, virtual.table)
+    local = reader.took(read_local(reader.present(ALIASES), names.postmaster))
+    vhost = sorted(
+        {second(line.key) for line in accounts.lines}
+        | {second(line.key) for line in virtual.lines if second(line.key) != line.key.partition("@")[0]}
+    )
+    relays = read_relays(reader.present(RELAYMAP), reader.present(PASSWORDS), environment, vhost, main)
+    reader.findings += relays.findings
+    signing = {
+        name: reader.took(read_signing(name, octets, paths, vhost))
+        for name in (ARC, DKIM)
+        if (octets := reader.present(name)) is not None
+    }
+    destinations = changed.destinations
+    if destinations is None:
+        destinations = dict.fromkeys((hostname.key, "localhost", f"localhost.{names.domain}"), "hostname")
+    delimiter = changed.delimiter if changed.delimiter is not None else "+"
+    networks = changed.networks if changed.networks is not None else reader.took(permitted(environment))
+    size = environment["POSTFIX_MESSAGE_SIZE_LIMIT"]
+    return ReadFolder(
+        folder=Folder(
+            path=str(path),
+            version=version,
+            hostname=hostname.key,
+            environment=environment,
+            files=frozenset(_files(path)),
+            accounts=accounts.lines,
+            virtual=virtual.lines,
+            quotas=quotas.lines if quotas is not None else (),
+            relaymap=relays.relaymap,
+            passwords=relays.passwords,
+            main=main,
+            userdb=tuple(userdb.lines),
+            arc=signing.get(ARC),
+            dkim=signing.get(DKIM),
+            opendkim=reader.took(read_opendkim(path, paths)),
+        ),
+        aliases=Aliases(
+            tables, hostname, delimiter, frozenset(destinations), local, claiming=changed.alias_domains is None
+        ),
+        local_domains={**(changed.alias_domains or {}), **destinations, **virtual.domains, **accounts.domains},
+        mailboxes=accounts.mailboxes,
+        logins={**(virtual_logins(virtual.lines, accounts) if quotas_on else {}), **accounts.logins},
+        relays=relays.relays,
+        endpoints=relays.endpoints,
+        arc=arc_of(signing[ARC], environment) if ARC in signing else Arc(),
+        networks=networks,
+        message_size=changed.message_size if changed.message_size is not None else _number(size, 10_240_000),
+        send_access=reader.access(SEND),
+        receive_access=reader.access(RECEIVE),
+        findings=(*reader.findings, *_not_simulated(path, environment)),
+    )
 
 
-def accounts(shown: str, text: bytes | str) -> tuple[Mapping[str, Mailbox], tuple[Finding, ...]]:
-    """The mailboxes of `address|hash|fields` lines by Address.key, and the findings about lines that are none."""
-    mailboxes: dict[str, Mailbox] = {}
-    findings: list[Finding] = []
-    for number, raw in enumerate(decoded(text).split("\n"), 1):
-        line = raw.replace("\r", "")
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        written, _, rest = line.partition("|")
-        if not utf8(written):
-            findings.append(warning("not-utf-8", f"{shown}:{number}", "Not UTF-8: the line is ignored."))
-            continue
-        try:
-            address = Address.parse(written)
-        except AddressError as error:
-            what = f"{error}: the line is ignored."
-            findings.append(warning("account-line", f"{shown}:{number}", what, "address|{SHA512-CRYPT}hash"))
-            continue
-        earlier = mailboxes.setdefault(address.key, Mailbox(address, f"{shown}:{number}"))
-        if earlier.rule != f"{shown}:{number}":
-            what = f"{address} is an account already ({earlier.rule}): the line is ignored."
-            findings.append(warning("account-twice", f"{shown}:{number}", what))
-        elif not rest.partition("|")[0].startswith("{"):
-            what = f"{address} has no password hash: it gets mail, and nobody can log in."
-            findings.append(warning("no-password", f"{shown}:{number}", what, f"{address}|{{SHA512-CRYPT}}hash"))
-    return mailboxes, tuple(findings)
+def _number(written: str, default: int) -> int:
+    return int(written) if written.isascii() and written.isdigit() and len(written) < 19 else default
 
 
-def domains(mailboxes: Mapping[str, Mailbox]) -> Mapping[str, str]:
-    """The domains of accounts, each with the first rule that names it."""
-    found: dict[str, str] = {}
-    for mailbox in mailboxes.values():
-        found.setdefault(mailbox.address.domain.key, mailbox.rule)
-    return found
+class _Reader:
+    """The files of one folder, each read once."""
+
+    def __init__(self, path: Path, paths: Paths) -> None:
+        self.findings: list[Finding] = []
+        self._path = path
+        self._paths = paths
+        self._read: dict[str, bytes | None] = {}
+
+    def present(self, name: str) -> bytes | None:
+        """What a file holds, None where there is none. Raises OSError."""
+        if name not in self._read:
+            file = self._path / name
+            self._read[name] = file.read_bytes() if file.exists() else None
+        return self._read[name]
+
+    def octets(self, name: str) -> bytes:
+        """What a file holds, nothing where there is none. Raises OSError."""
+        return self.present(name) or b""
+
+    def took(self, read: tuple[T, tuple[Finding, ...]]) -> T:
+        """What was read; its findings are kept."""
+        value, findings = read
+        self.findings += findings
+        return value
+
+    def access(self, name: str) -> AccessTable | None:
+        octets = self.present(name)
+        return None if octets is None else self.took(read_access(name, octets))
+
+    def tables(self, changed: Overrides, virtual: TextTable) -> tuple[Table, ...]:
+        """The alias tables, docker-mailserver's own two or those that postfix-main.cf names. Raises OSError."""
+        if changed.tables is None:
+            regexp = self.present(REGEXP)
+            patterns = () if regexp is None else (self.took(pcre_table(REGEXP, regexp)),)
+            return (*((virtual,) if self.present(VIRTUAL) is not None else ()), *patterns)
+        found: list[Table] = []
+        for kind, written, rule in changed.tables:
+            name = COPIES.get(written)
+            file = self._paths.host(written) if name is None else self._path / name
+            if name == VIRTUAL and kind == "texthash":
+                found.append(virtual)
+            elif file is None or not file.is_file():
+                what = f"{written} is not to be found here: its aliases are not simulated."
+                instead = f'paths = {{ "{written}" = "..." }} under [docker_mailserver]'
+                self.findings.append(warning("not-simulated", rule, what, instead))
+            elif kind == "pcre":
+                found.append(self.took(pcre_table(name or written, file.read_bytes())))
+            else:
+                found.append(self.took(text_table(name or written, file.read_bytes())))
+        return tuple(found)
+
+
+def _files(path: Path) -> Iterator[str]:
+    """The files of the folder, and of its folders that hold keys. Raises OSError."""
+    yield from (each.name for each in path.iterdir() if each.is_file())
+    for folder in ("opendkim", "rspamd"):
+        yield from (each.relative_to(path).as_posix() for each in (path / folder).rglob("*") if each.is_file())
+
+
+_ELSEWHERE = {
+    "user-patches.sh": "It may change anything in the container",
+    "dovecot.cf": "It changes Dovecot's settings",
+    "postfix-master.cf": "It changes Postfix's services",
+    "ldap-*.cf": "It takes accounts and aliases from LDAP",
+    "*.dovecot.sieve": "It may file, forward or discard mail after delivery",
+}
+"""Files by whose means production may do something else with mail."""
+
+
+def _not_simulated(path: Path, environment: Environment) -> Iterator[Finding]:
+    """What changes the way of mail and is not read here."""
+    for pattern, what in _ELSEWHERE.items():
+        for file in sorted(path.glob(pattern)):
+            yield warning("not-simulated", file.name, f"{what}, and is not simulated: production may do otherwise.")
+    for name, normal, what in (
+        ("ACCOUNT_PROVISIONER", "FILE", "Accounts and aliases come from elsewhere"),
+        ("SMTP_ONLY", "0", "There are no mailboxes and no Dovecot"),
+        ("POSTFIX_DAGENT", "", "Mailboxes are not Dovecot's to write"),
+    ):
+        value = environment[name]
+        if value != normal:
+            why = f"{what} with {name}={value}, which is not simulated: here the files of the folder count."
+            yield warning("not-simulated", environment.rule(name), why)
