@@ -1,50 +1,157 @@
-"""Aliases: what the tables say that cannot work."""
+"""Aliases: what the text tables say that cannot work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from smtproute.core.address import Address, AddressError
-from smtproute.core.aliases import TextTable
-from smtproute.core.decide import Facts, decide
-from smtproute.core.envelope import Client, Envelope
 from smtproute.core.finding import Finding, error, warning
-from smtproute.core.settings import Kind, Role
-from smtproute.core.snapshot import Snapshot
+from smtproute.doctor.survey import Alias, Survey, elsewhere, listed
 
 __all__ = ["examine"]
 
 
-def examine(snapshot: Snapshot) -> Iterator[Finding]:
-    """Table faults, loops, and alias targets that nobody gets."""
-    if not any(table.fault for table in snapshot.routing.aliases.tables):
-        yield from _branches(snapshot)
+def examine(survey: Survey) -> Iterator[Finding]:
+    """Loops, aliases beyond Postfix's limits, targets that nobody gets, keys and targets that are no addresses."""
+    loops: dict[frozenset[str], list[Alias]] = {}
+    paths: dict[frozenset[str], str] = {}
+    deep: list[Alias] = []
+    for alias in survey.aliases:
+        if alias.key.startswith("/"):
+            continue  # a pattern in the wrong file
+        if "." in alias.key and "@" not in alias.key and survey.claim(alias.key) == alias.where:
+            continue  # a domain, which the patterns' family knows
+        if alias.address is None:
+            if "@" in alias.key:
+                what = f'The key "{alias.key}" is no address that mail can have: the line never matches.'
+                yield warning("no-address", alias.where, what)
+            continue
+        refusal = survey.outlook(alias.address).refusal
+        code = refusal.reply.enhanced if refusal is not None else ""
+        if refusal is not None and code == "4.4.6":
+            path = refusal.detail.removeprefix("loop: ")
+            circle = frozenset(path.split(" -> "))
+            loops.setdefault(circle, []).append(alias)
+            paths.setdefault(circle, path)
+        elif refusal is not None and code == "4.6.0":
+            if "nested" in refusal.detail or "too long" in refusal.detail:
+                deep.append(alias)
+            else:
+                what = (
+                    f"{alias.key} becomes more than 1000 addresses, Postfix's virtual_alias_expansion_limit: its mail"
+                    " gets 451 4.6.0 after DATA, again at every retry, and is returned to the sender after days. So"
+                    " many readers are for a mailing list manager."
+                )
+                yield error("alias-too-wide", alias.where, what)
+        elif refusal is not None and refusal.temporary:
+            what = f"Mail to {alias.key} is put off again and again: {refusal}."
+            yield error("alias-fails", alias.where, what)
+        else:
+            yield from _targets(survey, alias)
+            yield from _strangers(survey, alias)
+    for alias in survey.local_aliases:
+        outlook = survey.outlook(alias.address) if alias.address is not None and "@" not in alias.key else None
+        if alias.where.startswith("/"):
+            continue  # docker-mailserver's own line, which the postmaster's family knows
+        if outlook is not None and outlook.alias is not None and outlook.alias.rule == alias.where:
+            yield from _targets(survey, alias)
+    for circle, aliases in loops.items():
+        yield _loop(survey, circle, paths[circle], aliases)
+    if deep:
+        names = listed([alias.key for alias in deep])
+        what = (
+            f"{names}: more than 1000 aliases follow one another (Postfix's virtual_alias_recursion_limit), or the"
+            " address grows without end. That mail gets 451 4.6.0 after DATA, again at every retry, and is returned to"
+            " the sender after days."
+        )
+        yield error("alias-too-deep", deep[0].where, what, f"{deep[0].key} {survey.somebody(deep[0])}")
 
 
-def _branches(snapshot: Snapshot) -> Iterator[Finding]:
-    """Decides for every address that a text table names, as for a stranger's mail if strangers may send any."""
-    routing = snapshot.routing
-    inbound = any(each.role is Role.INBOUND for each in snapshot.settings.listeners.values())
-    envelope = Envelope(Client("192.0.2.1", 0, "", Role.INBOUND, trusted=not inbound), None)
-    for table in routing.aliases.tables:
-        for key, entry in table.entries.items() if isinstance(table, TextTable) else ():
-            address = key if "@" in key else f"{key}@{routing.hostname}"
-            try:
-                recipient = Address.parse(f"anybody{address}" if address.startswith("@") else address)
-            except AddressError as fault:
-                yield warning("no-address", f"{table.file}:{entry.line}", f"The key never matches: {fault}.")
-                continue
-            plan = decide(Facts(routing), envelope, recipient)
-            where = f"{table.file}:{entry.line}"
-            if plan.refusal is not None:
-                yield error("refused", where, f"{key}: {plan.refusal}.")
-            for note in plan.notes:
-                if "is a dead branch" not in note:
-                    yield error("target", where, f"{key}: {note}.")
-            for delivery in plan.deliveries:
-                if delivery.kind is Kind.BOUNCE and delivery.refusal is not None:
-                    what = (
-                        f"{key}: {delivery.address} is a dead branch ({delivery.refusal.detail}): the others get"
-                        " their copy, the sender gets a DSN for this one. Correct the target or take it out."
-                    )
-                    yield error("dead-branch", where, what)
+def _loop(survey: Survey, circle: frozenset[str], path: str, aliases: list[Alias]) -> Finding:
+    """One finding for all that leads into one circle."""
+    inside = [alias for alias in aliases if alias.address is not None and alias.address.key in circle]
+    outside = [alias.key for alias in aliases if alias not in inside]
+    what = (
+        f"A loop: {path}. Postfix accepts the recipient, then answers 451 4.6.0 after DATA, again at every retry: the"
+        " sender gets the message back after days, and nobody here sees it."
+    )
+    if outside:
+        what += f" So does mail to {listed(outside)}, which leads there."
+    first = (inside or aliases)[0]
+    return error("alias-loop", first.where, what, f"{first.key} {survey.somebody(first)}")
+
+
+def _targets(survey: Survey, alias: Alias) -> Iterator[Finding]:
+    """Targets that nobody gets, each where it is named."""
+    assert alias.address is not None
+    outlook = survey.outlook(alias.address)
+    for note in outlook.notes:
+        if note.startswith(f"{alias.where}: "):
+            what = f"{alias.key}: {note.removeprefix(f'{alias.where}: ')}. Its mail goes to the other targets only."
+            kept = [str(each) for each in survey.direct(alias)] or [survey.somebody(alias)]
+            yield error("target-no-address", alias.where, what, f"{alias.key} {','.join(kept)}")
+    if elsewhere(alias.value):
+        return  # a line in the wrong file, or a local alias
+    if alias.catch_all and alias.value.startswith("@"):
+        yield from _domain_alias(survey, alias)
+        return
+    named = list(survey.direct(alias))
+    dead = [str(each) for each in named if _dead(survey, alias, each.key)]
+    if not dead:
+        return
+    live = [str(each) for each in named if str(each) not in dead]
+    branch = f"{listed(dead)} {'is a dead branch' if len(dead) == 1 else 'are dead branches'}"
+    if live:
+        what = (
+            f"{branch} of {alias.key}: no such account or alias is there. Postfix accepts the message, then returns it"
+            " for that target to its sender, who is often forged (backscatter). The others get their copy."
+        )
+        yield error("dead-branch", alias.where, what, f"{alias.key} {','.join(live)}")
+    else:
+        what = (
+            f"{branch} of {alias.key}, and there is no other: no such account or alias is there. Postfix accepts each"
+            " message, then returns it to its sender, who is often forged (backscatter). Here RCPT is refused."
+        )
+        yield error("dead-alias", alias.where, what, f"setup email add {dead[0]}")
+
+
+def _dead(survey: Survey, alias: Alias, target: str) -> bool:
+    """Whether nobody gets what is for this target of the entry, because of this entry and no other."""
+    assert alias.address is not None
+    if target == alias.address.key:
+        outlook = survey.outlook(alias.address)
+        stays = any(each.address.key == target and each.refusal is not None for each in outlook.deliveries)
+        return stays or (outlook.refusal is not None and not outlook.deliveries)
+    address = next(each for each in survey.direct(alias) if each.key == target)
+    if not survey.local(address.domain.key) and not survey.picky:
+        return False
+    outlook = survey.outlook(address)
+    gone = outlook.refusal is not None and outlook.refusal.reply.permanent
+    return gone and outlook.alias is None and survey.claim(address.domain.key) is None
+
+
+def _domain_alias(survey: Survey, alias: Alias) -> Iterator[Finding]:
+    """`@a @b`: every address of a becomes the same of b, whether b has it or not."""
+    assert alias.address is not None
+    outlook = survey.outlook(alias.address)
+    domain = alias.value.removeprefix("@")
+    if outlook.refusal is not None and outlook.refusal.reply.permanent:
+        what = (
+            f"Postfix accepts every address {alias.key}, because the key matches it. What {domain} does not have is"
+            " returned afterwards to its sender, who is often forged (backscatter)."
+        )
+        people = survey.accounts(domain) or [alias.address]
+        lines = "\n".join(f"{each.quoted_local}{alias.key} {each.quoted_local}{alias.value}" for each in people)
+        yield warning("domain-alias", alias.where, what, lines)
+
+
+def _strangers(survey: Survey, alias: Alias) -> Iterator[Finding]:
+    """A key whose domain is not local: permission comes before routing."""
+    assert alias.address is not None
+    domain = alias.address.domain
+    if not survey.inbound or survey.local(domain.key):
+        return
+    if survey.stranger(alias.address) is not None:
+        what = (
+            f"{alias.key} is {alias.address}, and {domain} is no local domain: strangers who write to it get 554 5.7.1."
+        )
+        yield error("alias-foreign", alias.where, what, f'domains = ["{domain}"]')

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 
 from smtproute.core.finding import Finding, warning
 from smtproute.core.settings import Mode, Role
-from smtproute.core.snapshot import Snapshot
+from smtproute.doctor.survey import Survey
 
 __all__ = ["examine"]
 
 
-def examine(snapshot: Snapshot) -> Iterator[Finding]:
+def examine(survey: Survey) -> Iterator[Finding]:
     """Strangers may send, mail goes on to endpoints, and what is for strangers goes nowhere."""
-    settings, default = snapshot.settings, snapshot.routing.default
+    settings, default = survey.snapshot.settings, survey.snapshot.routing.default
+    if survey.routing.relays.relayhost is not None:
+        return  # it takes the bounces
     inbound = any(listener.role is Role.INBOUND for listener in settings.listeners.values())
     if inbound and settings.endpoints and default.mode is not Mode.ENDPOINT:
         what = (
-            f"mail that fails for good is bounced to its sender, and mode = {default.mode} keeps the bounce from"
-            ' leaving: nobody is told. Write default = { endpoint = "internet" }, and under [endpoint.internet]'
-            ' discover = "recipient".'
+            f"Mail that fails for good is bounced to its sender, and mode = {default.mode} keeps the bounce from"
+            " leaving: nobody is told."
         )
-        yield warning("bounces-stay", "default", what)
+        mend = 'default = { endpoint = "internet" }\n[endpoint.internet]\ndiscover = "recipient"'
+        yield warning("bounces-stay", "default", what, mend)

@@ -1,4 +1,4 @@
-"""Keys: whether the sealing keys are kept as private keys should be, and used."""
+"""Keys: whether the private keys that sign are there, strong enough, kept as private keys should be, and used."""
 
 from __future__ import annotations
 
@@ -6,26 +6,88 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from smtproute.core.address import Domain
+from smtproute.core.docker_mailserver import KeyFile
 from smtproute.core.finding import Finding, error, warning
-from smtproute.core.settings import SignBy
-from smtproute.core.snapshot import Snapshot
+from smtproute.core.settings import ArcKey, SignBy
+from smtproute.doctor.survey import Survey
+from smtproute.mailauth.keys import MIN_BITS, KeyFault, load
 
 __all__ = ["examine"]
 
+_MISSING = "setup config dkim domain {domain} selector {selector}"
 
-def examine(snapshot: Snapshot) -> Iterator[Finding]:
-    """Private keys that others can read, and keys that seal nothing."""
-    arc = snapshot.settings.arc
+
+def examine(survey: Survey) -> Iterator[Finding]:
+    """The keys of the configuration file, then those of a docker-mailserver folder."""
+    yield from _configured(survey)
+    folder = survey.folder
+    if folder is None:
+        return
+    sealing = folder.arc.keys if folder.arc is not None else ()
+    signing = (*(folder.dkim.keys if folder.dkim is not None else ()), *folder.opendkim)
+    seen: set[str] = set()
+    for key in (*sealing, *signing):
+        if key.file and key.file not in seen:
+            seen.add(key.file)
+            yield from _mode(key.rule, key.file)
+    for key in sealing:
+        yield from _sealing(key)
+
+
+def _configured(survey: Survey) -> Iterator[Finding]:
+    """`[arc.keys]`: that they can be used was seen when they were read."""
+    arc = survey.snapshot.settings.arc
+    folder = survey.folder
+    theirs = {key.file for key in folder.arc.keys} if folder is not None and folder.arc is not None else set()
     for key in arc.keys.values():
-        where = f'arc.keys."{key.domain}"'
-        try:
-            mode = Path(key.file).stat().st_mode
-        except OSError as fault:
-            yield error("key-unreadable", where, f"{key.file}: {fault.strerror}")
+        if key.file in theirs:
             continue
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            shown = stat.filemode(mode)
-            yield warning("key-mode", where, f"{key.file} is readable by others ({shown}). Run: chmod 600 {key.file}")
-        unused = arc.sign is SignBy.RECIPIENT and key.domain.key not in snapshot.routing.local_domains
-        if unused:
-            yield warning("key-unused", where, f"{key.domain} is no local domain: this key seals nothing")
+        where = f'arc.keys."{key.domain}"'
+        yield from _mode(where, key.file)
+        if arc.sign is SignBy.RECIPIENT and key.domain.key not in survey.routing.local_domains:
+            yield warning("key-unused", where, f"{key.domain} is no local domain: this key seals nothing.")
+
+
+def _mode(where: str, file: str) -> Iterator[Finding]:
+    try:
+        mode = Path(file).stat().st_mode
+    except OSError:
+        return  # a missing key is a finding of its own
+    if mode & (stat.S_IRGRP | stat.S_IWGRP | stat.S_IRWXO):
+        shown = stat.filemode(mode)
+        what = f"{file} is readable by others ({shown}): whoever can read it can sign in the domain's name."
+        yield warning("key-mode", where, what, f"chmod 600 {file}")
+
+
+def _sealing(key: KeyFile) -> Iterator[Finding]:
+    """Whether rspamd can seal with it."""
+    new = _MISSING.format(domain=key.domain, selector=key.selector)
+    consequence = f"mail to {key.domain} that is forwarded is not sealed"
+    if not key.file:
+        return  # the reader has said that the path is nowhere here
+    try:
+        load(ArcKey(Domain(key.domain, key.domain), key.selector, key.file))
+    except KeyFault as fault:
+        if not Path(key.file).exists():
+            what = f"{key.written} is not there: {consequence}, and the log says so at debug level only."
+            yield error("arc-key-missing", key.rule, what, new)
+        elif (bits := _bits(key.file)) and bits < MIN_BITS:
+            what = f"{key.written} has {bits} bits, and verifiers take {MIN_BITS} at least (RFC 8301): the seal counts"
+            yield error("arc-key-short", key.rule, f"{what} for nothing.", f"{new} keysize 2048")
+        else:
+            what = f"{str(fault).replace(key.file, key.written)}. Until then {consequence}."
+            yield error("arc-key-unusable", key.rule, what, new)
+
+
+def _bits(file: str) -> int:
+    """The size of an RSA key; 0 where it cannot be told."""
+    try:
+        private = load_pem_private_key(Path(file).read_bytes(), password=None)
+    except (OSError, TypeError, ValueError, UnsupportedAlgorithm):
+        return 0
+    return private.key_size if isinstance(private, RSAPrivateKey) else 0

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.permit import LOOPBACK, inside
 from smtproute.core.settings import Role
-from smtproute.core.snapshot import Snapshot
+from smtproute.doctor.survey import Survey
 from smtproute.smtp.listener import ListenerFailed, server_context
 
 __all__ = ["examine"]
@@ -16,12 +16,12 @@ __all__ = ["examine"]
 _LOOPBACK = tuple(ip_network(each) for each in LOOPBACK)
 
 
-def examine(snapshot: Snapshot) -> Iterator[Finding]:
+def examine(survey: Survey) -> Iterator[Finding]:
     """Certificates and keys that do not load or belong together; explanations for strangers."""
-    for name, listener in snapshot.settings.listeners.items():
+    for name, listener in survey.snapshot.settings.listeners.items():
         if listener.debug and listener.role is Role.INBOUND and not inside(listener.host or "0.0.0.0", _LOOPBACK):
             what = "VRFY and EXPN tell every stranger where each alias leads. Bind it to 127.0.0.1, or leave debug out."
-            yield warning("debug-for-strangers", f"listener.{name}.debug", what)
+            yield warning("debug-for-strangers", f"listener.{name}.debug", what, "debug = false")
         try:
             server_context(listener)
         except ListenerFailed as fault:

@@ -119,7 +119,7 @@ def test_check_says_what_is_silent_otherwise(tmp_path: Path) -> None:
     file.write_text(text)
     done = run("check", "-c", str(file))
     assert done.returncode == 2
-    assert "aliases:1: info@here.example: aliases:1: 'bad..x@far.example' is no address" in done.stdout
+    assert "aliases:1: info@here.example: 'bad..x@far.example' is no address" in done.stdout
     assert "warning: listener.mx.debug: VRFY and EXPN tell every stranger" in done.stdout
     file.write_text(text.replace('role = "inbound"', 'role = "trusted"').replace(", bad..x@far.example", ""))
     (tmp_path / "aliases").write_text("info@here.example good@far.example\nroot admin@far.example\n")

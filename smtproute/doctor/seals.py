@@ -1,0 +1,111 @@
+"""Seals: whether rspamd seals what docker-mailserver forwards (ARC), and whether the seal survives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from publicsuffixlist import PublicSuffixList
+
+from smtproute.core.docker_mailserver import Folder, KeyFile, Signing
+from smtproute.core.finding import Finding, error, warning
+from smtproute.core.settings import SignBy
+from smtproute.doctor.survey import Survey, listed
+
+__all__ = ["examine"]
+
+ARC_CONF = "rspamd/override.d/arc.conf"
+_OTHER_KEYS = frozenset({"path", "path_map", "selector_map", "use_redis", "use_vault", "key_table"})
+"""Options by which rspamd may find a key that is in no `domain` block."""
+
+
+def examine(survey: Survey) -> Iterator[Finding]:
+    """ARC that is missing, that signs nothing, or whose seals break."""
+    folder = survey.folder
+    if folder is None:
+        return
+    if folder.arc is None:
+        if survey.forwards and survey.snapshot.settings.arc.sign is SignBy.OFF:
+            yield _missing(survey)
+        return
+    environment = folder.environment
+    if environment.written and not environment.on("ENABLE_RSPAMD"):
+        what = f"{ARC_CONF} is there, and rspamd does not run: no forwarded mail is sealed."
+        yield error("arc-rspamd-off", environment.rule("ENABLE_RSPAMD"), what, "ENABLE_RSPAMD=1")
+    if not folder.arc.option("enabled", True):
+        what = "enabled = false: no forwarded mail is sealed."
+        yield error("arc-off", folder.arc.options["enabled"].rule, what, "enabled = true;")
+    elif not folder.arc.option("sign_inbound", True):
+        what = "sign_inbound = false: what strangers send is not sealed, and that is what is forwarded."
+        yield error("arc-off", folder.arc.options["sign_inbound"].rule, what, "sign_inbound = true;")
+    yield from _keys(survey, folder.arc)
+    yield from _headers(folder)
+
+
+def _missing(survey: Survey) -> Finding:
+    named = [f"{key} (to {target})" for forwards in survey.forwards.values() for key, target in forwards]
+    what = (
+        f"{listed(named)}: this mail leaves the house without an ARC seal. Where the author's DKIM signature does not"
+        " survive, DMARC fails at the next server, which refuses it or takes it for spam."
+    )
+    blocks = " ".join(
+        f'{domain} {{ path = "/tmp/docker-mailserver/rspamd/dkim/rsa-2048-mail-{domain}.private.txt";'
+        f' selector = "mail"; }}'
+        for domain in survey.forwards
+    )
+    lines = f"sign_local = true;\nsign_authenticated = true;\ndomain {{ {blocks} }}"
+    return warning("arc-missing", ARC_CONF, what, lines)
+
+
+def _keys(survey: Survey, arc: Signing) -> Iterator[Finding]:
+    """Domains that forward, and whether rspamd finds a key for each; keys that it never looks for."""
+    line = arc.options.get("use_domain")
+    if (line is not None and line.value != "recipient") or arc.options.keys() & _OTHER_KEYS:
+        return
+    suffixes = PublicSuffixList()
+    esld = arc.option("use_esld", True)
+    keys = {key.domain.lower(): key for key in arc.keys}
+    lost: set[str] = set()
+    for domain, key in keys.items():
+        registered = suffixes.privatesuffix(domain) or domain
+        if esld and registered != domain:
+            lost.add(domain)
+            yield _never_found(survey, key, registered, found=registered in keys)
+    for domain, forwards in survey.forwards.items():
+        asked = (suffixes.privatesuffix(domain) or domain) if esld else domain
+        if asked in keys or domain in lost:
+            continue
+        names = listed([name for name, _ in forwards])
+        because = f" (use_esld makes {asked} of it)" if asked != domain else ""
+        what = (
+            f"{names}: mail to {domain} is forwarded and there is no key for {asked}{because}. rspamd leaves it"
+            " unsealed, and says so at debug level only."
+        )
+        yield error("arc-no-key", arc.file, what, _block(asked))
+
+
+def _block(domain: str) -> str:
+    """What `domain { }` needs."""
+    return (
+        f'{domain} {{ path = "/tmp/docker-mailserver/rspamd/dkim/rsa-2048-mail-{domain}.private.txt";'
+        f' selector = "mail"; }}\n(inside domain {{ }}; the key is made by: setup config dkim domain {domain})'
+    )
+
+
+def _never_found(survey: Survey, key: KeyFile, registered: str, *, found: bool) -> Finding:
+    what = f"use_esld, which is on by default, makes {registered} of {key.domain}: rspamd never finds this key."
+    if found:
+        return warning("arc-esld", key.rule, f"{what} It seals with the key of {registered}.", "use_esld = false;")
+    if key.domain.lower() in survey.forwards:
+        what += f" Mail to {key.domain} that is forwarded goes out unsealed, and the log says so at debug level only."
+    return error("arc-esld", key.rule, what, "use_esld = false;")
+
+
+def _headers(folder: Folder) -> Iterator[Finding]:
+    """docker-mailserver's own smtp_header_checks, which change mail on its way out, after rspamd has signed it."""
+    if "smtp_header_checks" not in folder.main:
+        what = (
+            "docker-mailserver shortens Mime-Version and removes User-Agent, X-Mailer and others as mail goes out,"
+            " after rspamd has sealed it. Seals and signatures cover Mime-Version: where it has a comment, as in mail"
+            " from Apple Mail, both break, and the next server takes the message for forged."
+        )
+        yield error("headers-after-seal", "postfix-main.cf", what, "smtp_header_checks =")
