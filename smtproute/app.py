@@ -22,8 +22,8 @@ from smtproute.core.address import Address
 from smtproute.core.choice import LookupFailed
 from smtproute.core.envelope import Envelope
 from smtproute.core.event import Emit, Event, Happening
-from smtproute.core.finding import Finding
 from smtproute.core.reply import Reply
+from smtproute.core.seals import keyless
 from smtproute.core.settings import Accounts, Settings, Store
 from smtproute.core.snapshot import Snapshot, carried
 from smtproute.core.verdict import Verdict
@@ -246,7 +246,7 @@ class Relay:
             listener.update(settings.listeners[name], settings.limits, contexts[name])
         self._loaded = loaded
         self._resolver = Resolver(settings.resolver, self._world)
-        self._warn(loaded.snapshot.findings)
+        self._warn()
         self._emit(Event(Happening.RELOADED, self._world.clock.now()))
         self._dispatcher.nudge()
 
@@ -261,7 +261,7 @@ class Relay:
 
     async def _listen(self, listening: contextlib.AsyncExitStack) -> None:
         settings = self.snapshot().settings
-        self._warn(self.snapshot().findings)
+        self._warn()
         for name, listener in settings.listeners.items():
             opened = Listener(
                 listener, settings.limits, str(settings.hostname), self._intake.door, self._world, self._emit
@@ -296,9 +296,15 @@ class Relay:
             await self.spool.sweep(self._world.clock.now(), self.snapshot().settings.trace)
             await self._world.clock.sleep(SWEEP)
 
-    def _warn(self, findings: Sequence[Finding]) -> None:
-        for finding in findings:
-            self._emit(Event(Happening.WARNING, self._world.clock.now(), facts={"what": str(finding)}))
+    def _warn(self) -> None:
+        """Makes known what is wrong with the configuration in force, and stops nothing."""
+        snapshot = self.snapshot()
+        unsealed = [
+            f"{rule}: {domain} has no sealing key: what is forwarded for it goes out unsealed (see smtproute check)"
+            for domain, rule in keyless(snapshot.settings.arc, snapshot.routing.local_domains).items()
+        ]
+        for what in (*map(str, snapshot.findings), *unsealed):
+            self._emit(Event(Happening.WARNING, self._world.clock.now(), facts={"what": what}))
 
     async def _judge(self, content: bytes) -> Sequence[Verdict]:
         return (arc.verdict(await arc.evaluate(content, self._txt, self._cpu)),)

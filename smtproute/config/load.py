@@ -42,6 +42,7 @@ from smtproute.core.permit import LOOPBACK
 from smtproute.core.relays import Relays
 from smtproute.core.reply import Reply
 from smtproute.core.routes import Match, Route, RouteError, Target
+from smtproute.core.seals import keyless
 from smtproute.core.settings import (
     Accounts,
     Arc,
@@ -520,13 +521,12 @@ def _arc(document: Document, root: Root, lists: _Lists) -> Arc:
             text = 'there is no key to seal with. Add [arc.keys."example.org"] with selector and file.'
             document.wrong(("arc", "sign"), text)
         case SignBy.RECIPIENT | SignBy.SENDER:
-            for domain_key, rule in lists.local_domains.items():
-                if domain_key not in keys and rule != "hostname":
-                    text = (
-                        f"missing, though {domain_key} is a local domain ({rule}) and its mail is sealed with its key. "
-                        f'Add selector and file, or seal all with one key: [arc] sign = "{next(iter(keys))}".'
-                    )
-                    document.wrong(("arc", "keys", domain_key), text)
+            for domain_key, rule in keyless(Arc(sign.by, keys=keys), lists.local_domains).items():
+                text = (
+                    f"missing, though {domain_key} is a local domain ({rule}) and its mail is sealed with its key. "
+                    f'Add selector and file, or seal all with one key: [arc] sign = "{next(iter(keys))}".'
+                )
+                document.wrong(("arc", "keys", domain_key), text)
         case SignBy.DOMAIN:
             if sign.domain is not None and sign.domain.key not in keys:
                 text = f'there is no key for it. Add [arc.keys."{sign.domain}"] with selector and file.'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -10,7 +11,7 @@ from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Delivery
 from smtproute.core.settings import Arc, ArcKey, Kind, Settings, SignBy
 
-__all__ = ["Seal", "excluded", "plan_seal"]
+__all__ = ["Seal", "excluded", "keyless", "plan_seal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,20 @@ def excluded(settings: Settings, client: Client) -> str:
     if client.trusted:
         return "" if arc.local else f"it comes from a trusted client (listener.{client.listener} has seal = false)"
     return "" if arc.inbound else "it comes from outside (sign_inbound is off)"
+
+
+def keyless(arc: Arc, local_domains: Mapping[str, str]) -> dict[str, str]:
+    """Of the local domains those whose forwarded mail has no key to be sealed with, each with its rule.
+
+    Our own names are not asked: nobody outside knows them as domains of mail.
+    """
+    if arc.sign not in (SignBy.RECIPIENT, SignBy.SENDER):
+        return {}
+    return {
+        domain: rule
+        for domain, rule in local_domains.items()
+        if rule != "hostname" and _key(arc, Domain(domain, domain)) is None
+    }
 
 
 def _key(arc: Arc, domain: Domain) -> ArcKey | None:

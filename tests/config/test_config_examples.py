@@ -37,7 +37,9 @@ def loaded(name: str, folder: Path, *, whole: bool) -> Snapshot:
     (folder / f"{name}.toml").write_text(uncommented(text) if whole else text)
     shutil.copytree(EXAMPLES / "demo", folder / "docker-data/dms/config")
     (folder / "docker-data/dms/config/postfix-virtual.cf").write_text("sales@example.org team@partner.example\n")
-    for file in ("mx.pem", "mx.key"):
+    (folder / "docker-data/dms/certs").mkdir()
+    (folder / "docker-data/dms/config/mailserver.env").rename(folder / "mailserver.env")
+    for file in ("mx.pem", "mx.key", "docker-data/dms/certs/fullchain.pem", "docker-data/dms/certs/privkey.pem"):
         (folder / file).touch()
     return load(str(folder / f"{name}.toml"), {}, fqdn=lambda: "host.example.org")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dkim
 import pytest
 
+from smtproute.core.event import Happening
 from tests.e2e.conftest import LETTER, Lab
 from tests.mailauth.arc_peers import by_perl
 
@@ -91,3 +92,37 @@ async def test_a_message_that_cannot_be_sealed_leaves_unsealed_and_says_why(lab:
     (unsealed,) = [each for each in await lab.trace(relay, message) if each.what == "unsealed"]
     assert "malformed header" in unsealed.facts["why"]
     assert far.received[0].content.endswith(b"Subject: x\r\nno field at all\r\n\r\nbody\r\n")
+
+
+async def test_a_folder_without_a_key_for_a_domain_starts_and_says_so(lab: Lab) -> None:
+    key = lab.key()
+    lab.write("dms/postfix-virtual.cf", "name@example.org me@far.example\nname@example.com me@far.example\n")
+    conf = f'domain {{ example.org {{ path = "/tmp/docker-mailserver/{key}"; selector = "mail"; }} }}'
+    lab.write("dms/rspamd/override.d/arc.conf", conf)
+    (lab.folder / key).rename(lab.folder / "dms" / key)
+    far = await lab.upstream("mx.far.example")
+    relay = await lab.started(
+        f"""
+        [docker_mailserver]
+        config = "dms"
+        [listener.mx]
+        bind = "127.0.0.1:0"
+        role = "inbound"
+        [endpoint.far]
+        servers = ["mx.far.example:{far.port}"]
+        [[route]]
+        match = "*@far.example"
+        endpoint = "far"
+        """
+    )
+    warnings = [event.facts["what"] for event in lab.journal.of(Happening.WARNING)]
+    assert [what for what in warnings if "no sealing key" in what] == [
+        "postfix-virtual.cf:2: example.com has no sealing key: what is forwarded for it goes out unsealed"
+        " (see smtproute check)"
+    ]
+    sealed = await lab.delivered(relay, "name@example.org")
+    unsealed = await lab.delivered(relay, "name@example.com")
+    assert far.received[0].content.startswith(b"ARC-Seal: ")
+    assert b"ARC-Seal" not in far.received[1].content
+    assert Happening.UNSEALED not in {event.what for event in await lab.trace(relay, sealed)}
+    assert Happening.UNSEALED in {event.what for event in await lab.trace(relay, unsealed)}
