@@ -117,7 +117,7 @@ class Address:
     def split_detail(self, delimiter: str) -> tuple[str, str]:
         """The local part without its `+detail`, and the detail with its delimiter ("" where there is none).
 
-        As Postfix split_addr(3): the first of the characters in `delimiter` that is not the first character;
+        As Postfix split_addr(3): at the first of the characters in `delimiter`, unless that begins the local part;
         `postmaster`, `mailer-daemon` and `double-bounce` are never split, nor `owner-x` and `x-request` where "-"
         delimits.
         """
@@ -126,7 +126,9 @@ class Address:
             return self.local, ""
         if "-" in delimiter and (name.startswith("owner-") or name.endswith("-request")):
             return self.local, ""
-        found = [at for each in delimiter if (at := self.local.find(each, 1)) >= 0]
+        found = [at for each in delimiter if (at := self.local.find(each)) >= 0]
+        if 0 in found:  # its user would be empty
+            return self.local, ""
         return (self.local[: min(found)], self.local[min(found) :]) if found else (self.local, "")
 
     def without_detail(self, delimiter: str) -> Address | None:

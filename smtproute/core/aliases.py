@@ -7,19 +7,21 @@ looked up again until nothing more is found; an address that yields itself stays
 name is carried over to each target. A value `@b` under the key `@a` keeps the local part.
 
 An address at our own host name that no virtual alias takes is looked up in the local aliases (aliases(5)), by
-`user+detail` and then by `user`; there a detail is not carried over.
+`user+detail` and then by `user`; there a detail is not carried over. What they yield is looked up there again where
+it is at our own names, else in the virtual aliases from the start: Postfix's local(8) sends it on as a new message.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import pcre2
 
-from smtproute.core.address import MAX_LOCAL, Address, AddressError, Domain
+from smtproute.core.address import MAX_ADDRESS, MAX_LOCAL, Address, AddressError, Domain
 from smtproute.core.plan import Step, Tried
 from smtproute.core.reply import Refusal, Reply
 
@@ -28,6 +30,7 @@ __all__ = [
     "Condition",
     "Entry",
     "Expansion",
+    "Kept",
     "LookupFault",
     "PatternError",
     "PcreRule",
@@ -50,6 +53,8 @@ MAX_NODES = 10_000
 MATCH_LIMIT = 100_000
 """Steps that PCRE2 may take for one match: some milliseconds. Beyond it the look-up fails for now."""
 
+_LOOPBACK = frozenset({"[127.0.0.1]", "[ipv6:::1]"})
+
 PatternError = pcre2.PatternError
 
 
@@ -70,6 +75,8 @@ class Entry:
 
     line: int
     value: str
+    key: str = field(default="", compare=False)
+    """As it is written, where that is known: look-ups of domains heed its case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ class TextTable:
     file: str
     entries: Mapping[str, Entry] = field(default_factory=dict)
     fault: str = ""
+    folded: bool = False
+    """Whether the fault is there only where keys are folded to lower case, which `claimed` does not do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +143,22 @@ class Aliases:
     local: tuple[TextTable, ...] = ()
     """aliases(5), for addresses at our own names."""
     claiming: bool = False
-    """Whether a table that has a bare domain makes that domain local (Postfix virtual_alias_domains)."""
+    """Whether domains have the classes of docker-mailserver's Postfix: our own names have local aliases and no
+    mailboxes (mydestination), and a table that has a bare domain makes it one of aliases (virtual_alias_domains)."""
 
     def own(self, domain: Domain) -> bool:
-        """Whether it is one of our own names."""
+        """Whether it is one of our own names; in docker-mailserver so is the loopback address (inet_interfaces)."""
+        if self.claiming and domain.key in _LOOPBACK:
+            return True
         return domain.key == self.origin.key or domain.key in self.destinations
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An address whose local alias leads to a file, a program or a list of addresses in a file, and the rule."""
+
+    address: Address
+    rule: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +167,7 @@ class Expansion:
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
     fault: Refusal | None = None
+    kept: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +215,16 @@ def _lookup(address: Address, aliases: Aliases, steps: list[Step]) -> _Hit | Non
             hit = _search(table, key, whole, steps)
             if hit is not None:
                 return hit
-    return _local(address, aliases, steps) if aliases.own(address.domain) else None
+    return None
 
 
-def _local(address: Address, aliases: Aliases, steps: list[Step]) -> _Hit | None:
-    """The first hit in the local aliases (local(8)). Raises LookupFault."""
+def _local(address: Address, aliases: Aliases, steps: list[Step], parent: str) -> _Hit | None:
+    """The first hit in the local aliases (local(8)), but for `parent`, which led here. Raises LookupFault."""
     bare = address.without_detail(aliases.delimiter)
     for key in (each.local.lower() for each in (address, bare) if each is not None):
+        if key == parent:
+            steps.append(Step("local aliases", key, Tried.SKIPPED, "it names itself, and is not asked again"))
+            continue
         for table in aliases.local:
             if table.fault:
                 steps.append(Step(table.file, key, Tried.SKIPPED, f"the table cannot be used: {table.fault}"))
@@ -215,7 +239,10 @@ def _local(address: Address, aliases: Aliases, steps: list[Step]) -> _Hit | None
 
 
 def direct(aliases: Aliases, address: Address) -> tuple[tuple[str, str], ...]:
-    """What each table says of the address as it is written, in one step: rule and name. Raises LookupFault."""
+    """What each table says of the address in lower case, in one step: rule and name. Raises LookupFault.
+
+    smtpd(8) folds what it resolves, even where patterns heed the case.
+    """
     found: list[tuple[str, str]] = []
     for table in (*aliases.tables, *aliases.local):
         if table.fault:
@@ -224,7 +251,7 @@ def direct(aliases: Aliases, address: Address) -> tuple[tuple[str, str], ...]:
             entry = table.entries.get(address.key)
             hit = (f"{table.file}:{entry.line}", entry.value) if entry is not None else None
         else:
-            matched = _search(table, address.key, str(address).encode("utf-8", "surrogateescape"), [])
+            matched = _search(table, address.key, str(address).lower().encode("utf-8", "surrogateescape"), [])
             hit = (matched.rule, matched.value) if matched is not None else None
         if hit is not None:
             found += [(hit[0], name) for name in re.split(r"[\s,]+", hit[1]) if name]
@@ -234,25 +261,35 @@ def direct(aliases: Aliases, address: Address) -> tuple[tuple[str, str], ...]:
 def claimed(aliases: Aliases, domain: Domain) -> str | None:
     """The rule by which a table that has the bare domain makes it a domain of aliases; None where none does.
 
-    Postfix: virtual_alias_domains = $virtual_alias_maps, which docker-mailserver leaves as it is. Raises LookupFault.
+    Postfix: virtual_alias_domains = $virtual_alias_maps, which docker-mailserver leaves as it is. There keys are not
+    folded to lower case, as they are where aliases are looked up. Raises LookupFault.
     """
     if not aliases.claiming or aliases.own(domain):
         return None
     for table in aliases.tables:
-        if table.fault:
+        if table.fault and not (isinstance(table, TextTable) and table.folded):
             raise LookupFault(f"{table.file}: {table.fault}")
         if isinstance(table, TextTable):
             entry = table.entries.get(domain.key)
-            if entry is not None:
+            if entry is not None and entry.key in ("", domain.key):
                 return f"{table.file}:{entry.line}"
         else:
-            hit = _search(table, domain.key, domain.key.encode(), [])
+            hit = _match(table, domain.key, domain.key.encode(), [])
             if hit is not None:
                 return hit.rule
     return None
 
 
 def _search(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit | None:
+    """The first rule that matches. Raises LookupFault, also where its result is empty (Postfix maps_find(3))."""
+    hit = _match(table, key, whole, steps)
+    if hit is not None and not hit.value:
+        raise LookupFault(f"{hit.rule}: the result is empty")
+    return hit
+
+
+def _match(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit | None:
+    """The first rule that matches, whatever its result. Raises LookupFault."""
     tried = whole.decode("utf-8", "surrogateescape")
     for rule in table.rules:
         name = f"{table.file}:{rule.line}"
@@ -272,29 +309,58 @@ def _search(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit
                 piece if isinstance(piece, str) else (groups[piece - 1] or b"").decode("utf-8", "surrogateescape")
                 for piece in rule.result
             )
-            if not value:
-                steps.append(Step(name, tried, Tried.SKIPPED, f"{rule.condition.text}: the result is empty"))
-                raise LookupFault(f"{name}: the result is empty")  # as Postfix maps_find(3)
-            steps.append(Step(name, tried, Tried.MATCHED, f"{rule.condition.text}: alias to {value}"))
+            meaning = f"alias to {value}" if value else "the result is empty"
+            steps.append(Step(name, tried, Tried.MATCHED, f"{rule.condition.text}: {meaning}"))
             return _Hit(name, key, value, "")
     if not table.rules:
         steps.append(Step(table.file, tried, Tried.SKIPPED, "the table is empty"))
     return None
 
 
+_ELSEWHERE = re.compile(r"/|\||~|:include:", re.IGNORECASE)
+"""How a target of local aliases begins that is no address (aliases(5))."""
 _TARGET = re.compile(
     r"""\((?:[^()\\]|\\.)*\)          # a comment
       | <(?P<route>[^<>]*)>           # an address in brackets
       | (?P<plain>(?:"(?:[^"\\]|\\.)*"|[^\s,"<>()])+)
+      | (?P<end>,)
     """,
     re.VERBOSE,
 )
 
 
 def targets(value: str) -> tuple[str, ...]:
-    """The addresses of an alias's value, parted by commas or white space; comments dropped (RFC 822, as Postfix)."""
-    found = [match["route"] or match["plain"] or "" for match in _TARGET.finditer(value)]
+    """The addresses of an alias's value, parted by commas or white space; comments dropped (RFC 822, as Postfix).
+
+    Of what stands before an address in brackets, back to the comma, nothing is an address: it is a name.
+    """
+    found: list[str] = []
+    group = 0  # where what the last comma or bracket left begins
+    for match in _TARGET.finditer(value):
+        match match.lastgroup:
+            case "route":
+                found[group:] = [match["route"]]
+                group = len(found)
+            case "plain":
+                found.append(match["plain"])
+            case "end":
+                group = len(found)
     return tuple(target for target in found if target)
+
+
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def _address(target: str) -> Address:
+    """A target as an address. Raises AddressError.
+
+    Its local part may be of several words of which some are quoted, as a pattern makes them: `"a b"c@d`.
+    """
+    local, _, domain = target.rpartition("@")
+    if '"' in local and _WORD.fullmatch(local) is None:
+        bare = _WORD.sub(lambda word: re.sub(r"\\(.)", r"\1", word[1]), local)
+        return Address.parse(str(Address(bare, Domain.parse(domain))))
+    return Address.parse(target)
 
 
 def _resolve(hit: _Hit, address: Address, aliases: Aliases, notes: list[str]) -> tuple[Address, ...]:
@@ -304,10 +370,17 @@ def _resolve(hit: _Hit, address: Address, aliases: Aliases, notes: list[str]) ->
         value = Address(address.local.removesuffix(hit.detail), address.domain).quoted_local + value
     addresses: list[Address] = []
     for target in targets(value):
+        if (
+            len(target) > MAX_ADDRESS or len(target.rpartition("@")[0]) > MAX_LOCAL
+        ):  # what makes such addresses makes longer ones of them
+            raise _Failed("4.6.0", "Alias expansion error", f"{hit.rule}: it makes an address too long: {target}")
         try:
-            made = Address.parse(target if "@" in target else f"{target}@{aliases.origin.text}")
+            made = _address(target if "@" in target else f"{target}@{aliases.origin.text}")
         except AddressError as error:
             notes.append(f"{hit.rule}: {error}; this target gets nothing")
+            continue
+        if not made.domain.key.strip("0123456789."):
+            notes.append(f"{hit.rule}: {made} has an IP address without brackets; this target gets nothing")
             continue
         addresses.append(Address(made.local + hit.detail, made.domain) if hit.detail else made)
     return tuple(addresses)
@@ -320,62 +393,138 @@ def expand(aliases: Aliases, recipient: Address) -> Expansion:
     address ends there. A circle without one never would: it is a fault (451 4.4.6), as are more than `MAX_DEPTH`
     nested or `MAX_WIDTH` addresses (451 4.6.0) and a table that cannot answer (451 4.3.0).
     """
-    steps: list[Step] = []
-    notes: list[str] = []
-    finals: dict[str, Address] = {}
-    onwards: dict[str, tuple[Address, ...]] = {}
-    waiting = deque([(recipient, 0)])
+    walk = _Walk(aliases, recipient)
+    try:
+        walk.virtual(recipient, ())
+    except _Failed as failed:
+        code, text, detail = failed.args
+        fault = Refusal(Reply(451, code, text), "aliases", detail)
+        return Expansion((), tuple(walk.steps), tuple(walk.notes), fault)
+    return Expansion(tuple(walk.finals.values()), tuple(walk.steps), tuple(walk.notes), None, tuple(walk.kept.values()))
 
-    def failed(code: str, text: str, detail: str) -> Expansion:
-        return Expansion((), tuple(steps), tuple(notes), Refusal(Reply(451, code, text), "aliases", detail))
 
-    while waiting:
-        address, depth = waiting.popleft()
-        key = address.key
-        if key in onwards:
-            continue
-        if depth >= MAX_DEPTH or len(address.local) > MAX_LOCAL:
-            return failed("4.6.0", "Alias expansion error", f"more than {MAX_DEPTH} nested aliases at {address}")
-        if len(onwards) >= MAX_NODES:
-            return failed("4.6.0", "Alias expansion error", f"more than {MAX_NODES} aliases from {recipient}")
+class _Failed(Exception):
+    """The expansion cannot be finished: enhanced code, text of the reply, detail for the trace."""
+
+
+class _Walk:
+    """One expansion under way."""
+
+    def __init__(self, aliases: Aliases, recipient: Address) -> None:
+        self.aliases = aliases
+        self.recipient = recipient
+        self.steps: list[Step] = []
+        self.notes: list[str] = []
+        self.finals: dict[str, Address] = {}
+        self.kept: dict[str, Kept] = {}
+        self._looked_up = 0
+
+    def virtual(self, start: Address, trail: tuple[str, ...]) -> None:
+        """Follows the virtual aliases from `start`, then the local ones of our own names among what stays.
+
+        `trail` holds the addresses whose local aliases led here (Postfix's Delivered-To).
+        """
+        onwards: dict[str, tuple[Address, ...]] = {}  # by the address as written: patterns may heed the case
+        keys: dict[str, str] = {}
+        staying: dict[str, Address] = {}
+        waiting = deque([(start, 0)])
+        while waiting:
+            address, depth = waiting.popleft()
+            written = str(address)
+            if written in onwards or address.key in staying:
+                continue
+            if depth >= MAX_DEPTH or len(address.local) > MAX_LOCAL:
+                self._fail("4.6.0", "Alias expansion error", f"more than {MAX_DEPTH} nested aliases at {address}")
+            hit = self._hit(_lookup, address)
+            keys[written] = address.key
+            onwards[written] = onward = _resolve(hit, address, self.aliases, self.notes) if hit is not None else ()
+            if hit is None:
+                staying[address.key] = address
+            elif any(each.key == address.key for each in onward):
+                why = "names itself: it stays, and expands no more"
+                self.steps.append(Step(hit.rule, written, Tried.MATCHED, why))
+                staying[address.key] = address
+            waiting.extend((each, depth + 1) for each in onward)
+            if len(staying) > MAX_WIDTH:
+                wide = f"more than {MAX_WIDTH} addresses from {self.recipient}"
+                self._fail("4.6.0", "Alias expansion error", wide)
+        loop = _loop({written: onward for written, onward in onwards.items() if keys[written] not in staying})
+        if loop is not None:
+            names = " -> ".join(loop)
+            self.steps.append(Step("aliases", str(self.recipient), Tried.MATCHED, f"a loop: {names}"))
+            self._fail("4.4.6", "Alias loop: the address leads back to itself", f"loop: {names}")
+        for address in staying.values():
+            if self.aliases.local and self.aliases.own(address.domain):
+                self.local(address, trail)
+            else:
+                self.finals.setdefault(address.key, address)
+
+    def local(self, top: Address, trail: tuple[str, ...]) -> None:
+        """Follows the local aliases of an address at our own names, as Postfix's local(8) does.
+
+        A name that no alias has stays, and so does one that leads back to itself: local(8) finds no such user, or a
+        mail loop, and bounces either.
+        """
+        seen: set[tuple[str, str, bool]] = set()
+        waiting = [(top, "", False)]  # with the alias that names it, which is not asked again; whether it has an owner
+        while waiting:
+            address, parent, owned = waiting.pop()
+            if address.key in trail or (address.key, parent, owned) in seen:
+                self.notes.append(f"the local aliases of {top} lead back to {address}: that ends in a bounce")
+                self.finals.setdefault(address.key, address)
+                continue
+            seen.add((address.key, parent, owned))
+            hit = self._hit(_local, address, parent)
+            if hit is None and owned:
+                # What a list with an owner leads to is sent as a new message, which virtual aliases see.
+                self.virtual(address, (*trail, top.key))
+                continue
+            if hit is None:
+                self.finals.setdefault(address.key, address)
+                continue
+            owned = owned or any(f"owner-{hit.key}" in table.entries for table in self.aliases.local)
+            for target in targets(hit.value):
+                if _ELSEWHERE.match(target) is not None:
+                    why = f"leads to {target}, which is not simulated: captured"
+                    self.steps.append(Step(hit.rule, hit.key, Tried.MATCHED, why))
+                    self.kept.setdefault(address.key, Kept(address, hit.rule))
+                    continue
+                for onward in _resolve(_Hit(hit.rule, hit.key, target, ""), address, self.aliases, self.notes):
+                    if self.aliases.own(onward.domain):
+                        waiting.append((onward, hit.key, owned))
+                    else:
+                        self.virtual(onward, (*trail, top.key))
+
+    def _hit(self, look: Callable[..., _Hit | None], address: Address, *more: str) -> _Hit | None:
+        self._looked_up += 1
+        if self._looked_up > MAX_NODES:
+            many = f"more than {MAX_NODES} aliases from {self.recipient}"
+            self._fail("4.6.0", "Alias expansion error", many)
         try:
-            hit = _lookup(address, aliases, steps)
+            return look(address, self.aliases, self.steps, *more)
         except LookupFault as fault:
-            return failed("4.3.0", "Temporary lookup failure: try again later", str(fault))
-        if hit is None:
-            onwards[key] = ()
-            finals[key] = address
-        else:
-            onward = _resolve(hit, address, aliases, notes)
-            if any(each.key == key for each in onward):
-                steps.append(Step(hit.rule, str(address), Tried.MATCHED, "names itself: it stays, and expands no more"))
-                finals[key] = address
-            onwards[key] = onward
-            waiting.extend((each, depth + 1) for each in onward if each.key != key)
-        if len(finals) > MAX_WIDTH:
-            return failed("4.6.0", "Alias expansion error", f"more than {MAX_WIDTH} addresses from {recipient}")
-    loop = _loop({key: onward for key, onward in onwards.items() if key not in finals})
-    if loop is not None:
-        names = " -> ".join(loop)
-        steps.append(Step("aliases", str(recipient), Tried.MATCHED, f"a loop: {names}"))
-        return failed("4.4.6", "Alias loop: the address leads back to itself", f"loop: {names}")
-    return Expansion(tuple(finals.values()), tuple(steps), tuple(notes))
+            self._fail("4.3.0", "Temporary lookup failure: try again later", str(fault))
+
+    def _fail(self, code: str, text: str, detail: str) -> NoReturn:
+        raise _Failed(code, text, detail)
 
 
 def _loop(onwards: Mapping[str, tuple[Address, ...]]) -> list[str] | None:
-    """A circle among the addresses that do not stay: their keys from the first back to it."""
+    """A circle among the addresses that do not stay: each as written, from the first back to it."""
     done: set[str] = set()
     for start in onwards:
         path: dict[str, Iterator[Address]] = {} if start in done else {start: iter(onwards[start])}
         while path:
-            key = next(reversed(path))
-            step = next(path[key], None)
+            last = next(reversed(path))
+            step = next(path[last], None)
             if step is None:
-                del path[key]
-                done.add(key)
-            elif step.key in path:
+                del path[last]
+                done.add(last)
+                continue
+            written = str(step)
+            if written in path:
                 circle = list(path)
-                return [*circle[circle.index(step.key) :], step.key]
-            elif step.key in onwards and step.key not in done:
-                path[step.key] = iter(onwards[step.key])
+                return [*circle[circle.index(written) :], written]
+            if written in onwards and written not in done:
+                path[written] = iter(onwards[written])
     return None

@@ -66,7 +66,9 @@ class Facts:
     """Octets in mailboxes, by the Address.key of the account; a mailbox that is not named is not judged."""
 
 
+_ROUTING = frozenset("@%!")
 _DENIED = Reply(554, "5.7.1", "Relay access denied: this listener takes mail for its own domains only")
+_ROUTED = Reply(554, "5.7.1", "Relay access denied: the address has another one inside it (one of @ % !)")
 _UNKNOWN = Reply(550, "5.1.1", "User unknown: check the spelling of the address")
 _REJECTED = Reply(550, "5.7.1", "Mail to this address is not accepted here")
 _LATER = Reply(451, "4.3.0", "Temporary lookup failure: try again later")
@@ -127,6 +129,10 @@ def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: lis
             return refusal
     if not _permitted(routing, envelope, recipient, steps):
         return Refusal(_DENIED, "permission", f"{recipient.domain} is not local")
+    # Postfix allow_untrusted_routing: another server may take a%b@c for a@b, and would be our open relay.
+    if client.login is None and not client.trusted and not _ROUTING.isdisjoint(recipient.local):
+        steps.append(Step(listener, str(recipient), Tried.SKIPPED, "another address is inside it: for trusted clients"))
+        return Refusal(_ROUTED, "permission", f"{recipient} has another address inside it")
     if routing.receive_access is not None:
         return access_refused(routing.receive_access, recipient, "Recipient", delimiter, steps)
     return None
@@ -142,7 +148,7 @@ def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: 
     if client.trusted:
         steps.append(Step(listener, client.ip, Tried.MATCHED, "a trusted client may send anywhere"))
         return True
-    local = routing.local_domains.get(recipient.domain.key)
+    local = _local(routing, recipient.domain)
     if local is not None:
         steps.append(Step(local, recipient.domain.key, Tried.MATCHED, "a local domain: anyone may send to it"))
         return True
@@ -161,6 +167,12 @@ def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: 
     return False
 
 
+def _local(routing: Routing, domain: Domain) -> str | None:
+    """The rule that makes the domain local."""
+    own = "hostname" if routing.aliases.claiming and routing.aliases.own(domain) else None
+    return routing.local_domains.get(domain.key, own)
+
+
 def _route(facts: Facts, envelope: Envelope, recipient: Address, steps: list[Step]) -> Plan:
     routing = facts.routing
     expansion = expand(routing.aliases, recipient)
@@ -171,6 +183,7 @@ def _route(facts: Facts, envelope: Envelope, recipient: Address, steps: list[Ste
         deliveries = [_final(routing, envelope, address, recipient, steps) for address in expansion.finals]
     except (RouteError, LookupFault) as error:
         return _refused(recipient, steps, Refusal(_LATER, "routing", str(error)), expansion.notes)
+    deliveries += [Delivery(Kind.CAPTURE, kept.address, recipient, rule=kept.rule) for kept in expansion.kept]
     dead = [delivery.refusal for delivery in deliveries if delivery.refusal is not None]
     notes = list(expansion.notes)
     if len(dead) == len(deliveries):
@@ -215,12 +228,17 @@ def _final(routing: Routing, envelope: Envelope, address: Address, recipient: Ad
     Raises RouteError, LookupFault.
     """
     bare = address.without_detail(routing.aliases.delimiter)
-    # Postfix looks for mailboxes in no domain that it takes for one of aliases (trivial-rewrite(8)).
+    # Postfix looks for mailboxes in no domain of its own and in none that it takes for one of aliases
+    # (trivial-rewrite(8), resolve.c).
+    ours = routing.aliases.claiming and routing.aliases.own(address.domain)
     aliased = claimed(routing.aliases, address.domain)
+    if ours:
+        why = "our own name, where only aliases are looked up: an account there is never reached"
+        steps.append(Step("hostname", address.domain.key, Tried.SKIPPED, why))
     if aliased is not None:
         why = "matches the bare domain, which makes it one of aliases only: none of its mailboxes is reached"
         steps.append(Step(aliased, address.domain.key, Tried.MATCHED, why))
-    for each in () if aliased is not None else (address,) if bare is None else (address, bare):
+    for each in () if ours or aliased is not None else (address,) if bare is None else (address, bare):
         mailbox = routing.mailboxes.get(each.key)
         if mailbox is not None:
             steps.append(Step(mailbox.rule, str(each), Tried.MATCHED, f"mailbox of {mailbox.address}"))
@@ -229,7 +247,7 @@ def _final(routing: Routing, envelope: Envelope, address: Address, recipient: Ad
     route = matching(routing.routes, address, routing.aliases.delimiter, steps)
     if route is not None:
         return _claimed(route.rule, route.target, address, recipient)
-    local = aliased or routing.local_domains.get(address.domain.key)
+    local = aliased or _local(routing, address.domain)
     if local is not None:
         steps.append(Step(local, address.domain.key, Tried.MATCHED, "a local domain that has no such address"))
         refusal = Refusal(_UNKNOWN, "routing", f"{address} has no alias, no account and no route")
@@ -237,7 +255,9 @@ def _final(routing: Routing, envelope: Envelope, address: Address, recipient: Ad
     steps.append(Step("domains", address.domain.key, Tried.SKIPPED, "not a local domain"))
     if routing.relays.fault:
         raise LookupFault(routing.relays.fault)
-    relay = relay_for(routing.relays, envelope.reverse_path, steps)
+    sender = envelope.reverse_path
+    own = sender is not None and routing.aliases.own(sender.domain)
+    relay = relay_for(routing.relays, sender, steps, own)
     if relay is not None:
         endpoint, rule = relay
         return Delivery(Kind.ENDPOINT, address, recipient, endpoint, rule=rule)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smtproute.core.address import Address
-from smtproute.core.decide import Facts, Routing, decide
-from smtproute.core.envelope import Envelope
+from smtproute.core.aliases import direct
+from smtproute.core.decide import FULL, Facts, Mailbox, Routing, decide, limited
+from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Plan, Tried, distinct
+from smtproute.core.quota import Quota, over
 from smtproute.core.routes import Target
 from smtproute.core.settings import Kind, Mode, Role
 from tests.core.routing import HOST, envelope, routing, text_table
@@ -186,3 +190,90 @@ def test_any_tables(
         kept = recipient in accounts and recipient in table.get(recipient, "").split(", ")
         if kept and each.refusal is None:
             assert any(copy.kind is Kind.MAILBOX and copy.address.key == recipient for copy in each.deliveries)
+
+
+def held(made: Routing, usage: dict[str, int], recipient: str, size: int) -> Plan:
+    return decide(Facts(made, usage), replace(STRANGER, size=size), Address.parse(recipient))
+
+
+@given(
+    tables,
+    st.lists(names, min_size=1, max_size=4, unique=True),
+    st.dictionaries(names, st.integers(0, 250)),
+    names,
+    st.integers(0, 60),
+)
+def test_quota_refuses_where_all_live_copies_are_for_full_mailboxes(
+    table: dict[str, str], accounts: list[str], usage: dict[str, int], recipient: str, size: int
+) -> None:
+    quota = Quota(100, rule="dovecot-quotas.cf:1")
+    made = routing(table, accounts=tuple(accounts), default=PARTNER)
+    boxes = {key: Mailbox(box.address, box.rule, quota) for key, box in made.mailboxes.items()}
+    made = replace(made, mailboxes=boxes, full=FULL)
+    empty = held(made, {}, recipient, size)
+    plan_now = held(made, usage, recipient, size)
+    if empty.refusal is not None:
+        assert plan_now.reply == empty.reply
+        return
+    live = [copy for copy in empty.deliveries if copy.kind is not Kind.BOUNCE]
+    full = [
+        copy
+        for copy in live
+        if copy.mailbox is not None and copy.mailbox.key in usage and over(quota, usage[copy.mailbox.key], size)
+    ]
+    if len(full) == len(live):
+        assert plan_now.reply == FULL and plan_now.deliveries == ()
+    else:
+        assert plan_now.deliveries == empty.deliveries  # the full mailbox's copy waits in the queue
+        assert len(plan_now.notes) == len(empty.notes) + len(full)
+    assert {account.key for account in limited(empty, made)} == {box.mailbox.key for box in live if box.mailbox}
+
+
+foreign = st.sampled_from(["a@far.example", "b@far.example", "a@deep.far.example"])
+
+
+@given(
+    tables,
+    st.dictionaries(foreign | names, st.lists(names | foreign, min_size=1, max_size=2).map(" ".join)),
+    st.lists(names, max_size=3, unique=True),
+    foreign,
+    targets,
+)
+def test_no_alias_opens_a_foreign_domain_to_strangers(
+    table: dict[str, str], more: dict[str, str], accounts: list[str], recipient: str, default: Target
+) -> None:
+    """Neither local nor claimed nor routed: whatever the aliases say."""
+    made = routing(table, more, accounts=tuple(accounts), routes=(("*@routed.example", PARTNER),), default=default)
+    local = {domain: rule for domain, rule in made.local_domains.items() if "far.example" not in domain}
+    refused = plan(replace(made, local_domains=local), recipient)
+    assert refused.reply.code == 554 and refused.deliveries == ()
+
+
+@given(
+    tables,
+    st.lists(names, min_size=1, max_size=3, unique=True),
+    names,
+    names | foreign,
+    st.sampled_from(["", "+t"]),
+    names | foreign,
+)
+def test_spoof_protection_lets_no_login_send_as_what_it_does_not_own(
+    table: dict[str, str], accounts: list[str], login: str, sender: str, detail: str, recipient: str
+) -> None:
+    made = replace(routing(table, accounts=tuple(accounts)), spoof_protection=True)
+    local, _, domain = sender.partition("@")
+    reverse_path = Address.parse(f"{local}{detail}@{domain}")
+    client = Client("192.0.2.1", 4711, "submission", Role.SUBMISSION, False, login=Address.parse(login))
+    judged = decide(Facts(made), Envelope(client, reverse_path), Address.parse(recipient))
+    owners = {name.lower() for _, name in direct(made.aliases, reverse_path)} | {reverse_path.key}
+    if login not in owners:
+        assert judged.reply.code == 553 and judged.deliveries == ()
+    else:
+        assert judged.reply.code != 553
+
+
+def test_an_address_that_has_another_inside_it_is_for_trusted_clients() -> None:
+    tables = routing({"@x.example": "all@x.example"}, accounts=("all@x.example",))
+    for recipient in ("a%far.example@x.example", "far.example!a@x.example", '"a@far.example"@x.example'):
+        assert plan(tables, recipient).reply.code == 554
+        assert plan(tables, recipient, TRUSTED).reply.code == 250

@@ -67,6 +67,8 @@ NO, LATER, YES = Reply(550, "5.1.1", "no"), Reply(451, "4.3.0", "later"), Reply(
         (Answer(Stage.GREETING, Reply(554, "5.3.2", "no")), Judgement.NEXT_SERVER),
         (Answer(Stage.EHLO, NO), Judgement.NEXT_SERVER),
         (Answer(Stage.STARTTLS, Reply(550, "5.7.0", "no TLS")), Judgement.NEXT_SERVER),
+        (Answer(Stage.AUTH, Reply(535, "5.7.8", "who?")), Judgement.NEXT_SERVER),
+        (Answer(Stage.AUTH, None, "not logged in"), Judgement.NEXT_SERVER),
         (Answer(Stage.MAIL, Reply(530, "5.7.0", "log in")), Judgement.NEXT_SERVER),
         (Answer(Stage.MAIL, NO), Judgement.FINAL),
         (Answer(Stage.RCPT, LATER), Judgement.NEXT_SERVER),
