@@ -13,7 +13,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -65,6 +65,8 @@ class Loaded:
     snapshot: Snapshot
     keys: Mapping[str, SigningKey]
     """By Domain.key."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """Why a docker-mailserver folder's key cannot be used, by Domain.key."""
 
 
 def load(read: Callable[[], Snapshot]) -> Loaded:
@@ -78,15 +80,16 @@ def load(read: Callable[[], Snapshot]) -> Loaded:
         raise Refused(str(mistake)) from None
     arc, folder = snapshot.settings.arc, snapshot.folder
     theirs = {key.file for key in folder.arc.keys} if folder is not None and folder.arc is not None else set()
-    keys = {}
+    keys, unusable = {}, {}
     for domain, key in arc.keys.items():
         try:
             keys[domain] = load_key(key)
         except KeyFault as fault:
             if key.file not in theirs:
                 raise Refused(f'arc.keys."{key.domain}".file = "{key.file}": {fault}') from None
+            unusable[domain] = f" ({fault})"
     usable = replace(arc, keys={domain: key for domain, key in arc.keys.items() if domain in keys})
-    return Loaded(replace(snapshot, settings=replace(snapshot.settings, arc=usable)), keys)
+    return Loaded(replace(snapshot, settings=replace(snapshot.settings, arc=usable)), keys, unusable)
 
 
 def endpoints(settings: Settings, world: World) -> Endpoints:
@@ -300,7 +303,8 @@ class Relay:
         """Makes known what is wrong with the configuration in force, and stops nothing."""
         snapshot = self.snapshot()
         unsealed = [
-            f"{rule}: {domain} has no sealing key: what is forwarded for it goes out unsealed (see smtproute check)"
+            f"{rule}: {domain} has no sealing key{self._loaded.unusable.get(domain, '')}:"
+            " what is forwarded for it goes out unsealed (see smtproute check)"
             for domain, rule in keyless(snapshot.settings.arc, snapshot.routing.local_domains).items()
         ]
         for what in (*map(str, snapshot.findings), *unsealed):

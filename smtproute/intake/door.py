@@ -296,9 +296,10 @@ class IntakeDoor:
 
 
 def received_field(queue_id: str, envelope: Envelope, plans: Sequence[Plan], hostname: str, now: float) -> bytes:
-    """Our Received field (RFC 5321 4.4, RFC 3848), who had logged in as a comment as Postfix writes it.
+    """Our Received field (RFC 5321 4.4, RFC 3848).
 
-    `for` is only written for a single recipient, to betray none.
+    `for` is only written for a single recipient, to betray none; nor is the login, which may be another address than
+    the sender (Postfix smtpd_sasl_authenticated_header = no).
     """
     client = envelope.client
     literal = client.helo.startswith("[") and client.helo.endswith("]")
@@ -308,13 +309,11 @@ def received_field(queue_id: str, envelope: Envelope, plans: Sequence[Plan], hos
     protocol = "ESMTP" if client.esmtp else "SMTP"
     if envelope.smtputf8:
         protocol = f"UTF8{protocol.removeprefix('E')}"
-    lines = [f"Received: from {helo or 'unknown'} ([{ip}])"]
-    secured = "S" if client.tls else ""
-    if client.login is not None:
-        login = "".join(octet if " " <= octet <= "~" and octet not in "()\\" else "?" for octet in str(client.login))
-        lines.append(f"\t(Authenticated sender: {login})")
-        secured += "A"
-    lines.append(f"\tby {hostname} with {protocol}{secured} id {queue_id}")
+    secured = ("S" if client.tls else "") + ("A" if client.login is not None else "")
+    lines = [
+        f"Received: from {helo or 'unknown'} ([{ip}])",
+        f"\tby {hostname} with {protocol}{secured} id {queue_id}",
+    ]
     if len(plans) == 1:
         lines.append(f"\tfor <{plans[0].recipient}>")
     lines[-1] += f"; {formatdate(now)}"

@@ -223,7 +223,11 @@ def permitted(environment: Environment) -> tuple[tuple[Network, ...], tuple[Find
         case "none":
             return (), ()
         case "network":
-            return (*own, ip_network(_DOCKER)), ()
+            what = (
+                f"Whoever comes from {_DOCKER} may send anywhere without logging in. Where Docker's gateway hides who"
+                " connects (a userland proxy, IPv6 without ip6tables), every stranger comes from there: an open relay."
+            )
+            return (*own, ip_network(_DOCKER)), (warning("permit-docker", rule, what, "PERMIT_DOCKER=none"),)
         case "container" | "host" | "connected-networks":
             what = (
                 f"Which networks PERMIT_DOCKER={value} trusts depends on the container. Here it is loopback only: write"
