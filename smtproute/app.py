@@ -52,6 +52,10 @@ DRAIN = 30.0
 """Seconds that sessions and deliveries under way have to finish when the relay stops."""
 SWEEP = 60.0
 """Seconds between two rounds of retention."""
+WARNINGS = 100
+"""Of what is wrong with a configuration, how much the log tells at start and at a reload; `check` tells all."""
+_UNFORESEEN = (ArithmeticError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError)
+"""What a reader may raise that nobody thought of: a running relay must outlive it."""
 
 
 class Refused(Exception):
@@ -244,6 +248,10 @@ class Relay:
         except (Refused, ListenerFailed, CaFileFault) as refused:
             self._emit(Event(Happening.RELOAD_REFUSED, self._world.clock.now(), facts={"why": str(refused)}))
             return
+        except _UNFORESEEN as fault:
+            why = f"the configuration could not be read: {fault!r}"
+            self._emit(Event(Happening.RELOAD_REFUSED, self._world.clock.now(), facts={"why": why}))
+            return
         settings = loaded.snapshot.settings
         for name, listener in self._listeners.items():
             listener.update(settings.listeners[name], settings.limits, contexts[name])
@@ -307,7 +315,11 @@ class Relay:
             " what is forwarded for it goes out unsealed (see smtproute check)"
             for domain, rule in keyless(snapshot.settings.arc, snapshot.routing.local_domains).items()
         ]
-        for what in (*map(str, snapshot.findings), *unsealed):
+        worst = sorted(snapshot.findings, key=lambda finding: -finding.severity.status)
+        told = [*map(str, worst), *unsealed]
+        if len(told) > WARNINGS:
+            told[WARNINGS:] = [f"{len(told) - WARNINGS} more: see smtproute check"]
+        for what in told:
             self._emit(Event(Happening.WARNING, self._world.clock.now(), facts={"what": what}))
 
     async def _judge(self, content: bytes) -> Sequence[Verdict]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ __all__ = ["command"]
 ROOT = "User quota"
 """What docker-mailserver calls the one quota root that a mailbox has."""
 
-_HEADINGS = ("account", "stands for", "quota root", "used", "limit", "", "rule")
+_HEADINGS = ("account", "stands for", "quota root", "used", "limit", "full", "rule")
 _RIGHT = (3, 4, 5)
 """The columns of numbers."""
 
@@ -28,6 +27,8 @@ def command(
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
     """List accounts, and the virtual accounts of aliases, with quota and usage. Reads the mailboxes; exit status 0."""
+    import asyncio
+
     from smtproute.cli.configuration import reader, refuse
     from smtproute.config.document import Mistake
 

@@ -19,10 +19,15 @@ __all__ = ["command"]
 
 
 def command(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one a finding.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, one a finding; findings only, no log lines.")
+    ] = False,
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
-    """Report what is wrong with the configuration, its tables and keys. Exit: 0 clean, 1 warnings, 2 errors."""
+    """Report what is wrong with the configuration, its tables and keys. Exit: 0 clean, 1 warnings, 2 errors.
+
+    Of a docker-mailserver folder also the log lines that are worth watching in production.
+    """
     from smtproute.app import Refused, load
     from smtproute.cli.configuration import reader
     from smtproute.core.finding import error

@@ -6,7 +6,6 @@ The far end checks the seals itself, with dkimpy.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import signal
@@ -53,6 +52,8 @@ def command(
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
     """Send five messages through a relay with a docker-mailserver folder, and print what became of each."""
+    import asyncio
+
     with tempfile.TemporaryDirectory(prefix="smtproute-demo-") as folder:
         asyncio.run(_demo(config or str(_example()), folder, once))
 
@@ -64,6 +65,8 @@ def _example() -> Path:
 
 
 async def _demo(config: str, folder: str, once: bool) -> None:
+    import asyncio
+
     from smtproute.app import Refused
     from smtproute.cli.configuration import refuse
     from smtproute.mailauth.keys import load as load_key

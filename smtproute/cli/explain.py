@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from difflib import get_close_matches
@@ -44,6 +43,12 @@ def command(
         str | None,
         typer.Option("--auth", metavar="USER", help="Who has logged in: an account or an alias of one."),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="OCTETS", help="The message's size, which full mailboxes are judged by.", show_default=False
+        ),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="One line for every address that the accounts and alias tables know.")
     ] = False,
@@ -79,7 +84,7 @@ def command(
     if not addresses and not everything and other is None:
         raise typer.BadParameter("Missing argument ADDRESS: name addresses, or use --all or --diff")
     snapshot = loaded(config).snapshot
-    envelope = _envelope(snapshot, sender, client_ip, listener, login)
+    envelope = _envelope(snapshot, sender, client_ip, listener, login, size)
     if other is not None:
         _changes(snapshot, _with_folder(snapshot, other, config), envelope, as_json)
     if everything:
@@ -88,6 +93,8 @@ def command(
 
 
 def _each(snapshot: Snapshot, envelope: Envelope, recipients: list[Address], as_json: bool) -> NoReturn:
+    import asyncio
+
     from smtproute.app import endpoints, usage
     from smtproute.intake.explain import explain
     from smtproute.world import World
@@ -136,7 +143,12 @@ def _with_folder(snapshot: Snapshot, other: str, config: str | None) -> Snapshot
 
 
 def _envelope(
-    snapshot: Snapshot, sender: str, client_ip: str | None, listener: str | None, login: str | None
+    snapshot: Snapshot,
+    sender: str,
+    client_ip: str | None,
+    listener: str | None,
+    login: str | None,
+    size: int | None,
 ) -> Envelope:
     """Who speaks, from the options."""
     from smtproute.core.envelope import Client, Envelope
@@ -156,9 +168,12 @@ def _envelope(
         trusted = trusts(listeners[name], ip)
     except ValueError:
         raise typer.BadParameter(f"--client-ip {ip}: it is no IP address") from None
+    most = snapshot.settings.limits.message_size
+    if size is not None and size > most:
+        raise typer.BadParameter(f"--size {size}: no message is taken that is larger than {most} octets")
     who = _login(snapshot, login) if login is not None else None
     client = Client(ip, 0, name, listeners[name].role, trusted, login=who)
-    return Envelope(client, _address(sender) if sender else None)
+    return Envelope(client, _address(sender) if sender else None, size)
 
 
 def _login(snapshot: Snapshot, written: str) -> Address:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from datetime import UTC, datetime
@@ -28,6 +27,8 @@ def list_(
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
     """List deliveries, newest message first."""
+    import asyncio
+
     asyncio.run(_list(config, finished, captured, as_json))
 
 
@@ -56,6 +57,8 @@ def show(
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
     """Print one message: its deliveries, then the content exactly as it was received."""
+    import asyncio
+
     asyncio.run(_show(config, message))
 
 
@@ -85,6 +88,8 @@ def _changing(name: str, text: str) -> None:
         everything: Annotated[bool, ALL] = False,
         config: Annotated[str | None, OPTION] = None,
     ) -> None:
+        import asyncio
+
         if bool(messages) == everything:
             raise typer.BadParameter("name the messages, or say --all")
         raise typer.Exit(asyncio.run(_change(config, name, None if everything else messages)))

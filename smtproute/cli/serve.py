@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -16,6 +15,8 @@ import typer
 from smtproute.cli.configuration import OPTION
 
 if TYPE_CHECKING:
+    import asyncio
+
     from smtproute.app import Relay
     from smtproute.core.settings import LogFormat
     from smtproute.core.snapshot import Snapshot
@@ -35,6 +36,8 @@ def command(
     ] = None,
 ) -> None:
     """Run the relay. SIGTERM drains and ends it, SIGHUP reloads the configuration."""
+    import asyncio
+
     from smtproute.app import Refused
     from smtproute.cli.configuration import loaded, reader, refuse
     from smtproute.config.load import find
@@ -61,6 +64,8 @@ def command(
 
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop's loop where it is installed, else asyncio's own."""
+    import asyncio
+
     try:
         import uvloop
     except ImportError:
@@ -70,6 +75,8 @@ def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def _serve(read: Callable[[], Snapshot], file: str | None, form: LogFormat, ready_file: Path | None) -> None:
+    import asyncio
+
     from smtproute.app import Relay
     from smtproute.trace.log import log_to
     from smtproute.world import World

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from typing import Annotated
@@ -31,6 +30,8 @@ def command(
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
     """Tell the journey of one message: session, decisions, attempts with their transcripts, outcomes."""
+    import asyncio
+
     if octets_in or octets_out is not None:
         asyncio.run(_octets(config, message, octets_out))
     else:
@@ -38,6 +39,8 @@ def command(
 
 
 async def _trace(config: str | None, message: str, follow: bool, as_json: bool) -> None:
+    import asyncio
+
     from smtproute.cli.spool import opened
     from smtproute.trace.text import render
 

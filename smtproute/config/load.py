@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import ip_network
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +23,6 @@ from smtproute.config.schema import (
     DockerMailserverTable,
     IpLiteral,
     ListenerTable,
-    OverQuota,
     Root,
     Sign,
     TargetTable,
@@ -31,15 +30,13 @@ from smtproute.config.schema import (
     known_keys,
 )
 from smtproute.config.tables import inline_comments, key_domains, pcre_table, text_table
-from smtproute.core.access import AccessTable
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
-from smtproute.core.decide import FULL, FULL_FOR_NOW, Mailbox, Routing
-from smtproute.core.docker_mailserver import Environment, Folder
+from smtproute.core.decide import Routing
+from smtproute.core.docker_mailserver import Environment
 from smtproute.core.finding import Finding, warning
-from smtproute.core.login import Login
 from smtproute.core.permit import LOOPBACK
-from smtproute.core.relays import Relays
+from smtproute.core.quota import FULL, FULL_FOR_NOW
 from smtproute.core.reply import Reply
 from smtproute.core.routes import Match, Route, RouteError, Target
 from smtproute.core.seals import keyless
@@ -56,6 +53,7 @@ from smtproute.core.settings import (
     Log,
     Mode,
     Network,
+    OverQuota,
     Queue,
     Resolver,
     Role,
@@ -87,7 +85,7 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
     """
     document = read(path, environ)
     root = _validated(document)
-    lists = _lists(document, root, fqdn)
+    hostname, lists = _lists(document, root, fqdn)
     state = _state(document, root, environ)
     routes = tuple(
         Route(f"route[{number}]", route.match, _target(document, ("route", number), route, root, seal=route.seal))
@@ -97,7 +95,7 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
     listeners = _listeners(document, root, lists.networks)
     _no_open_relay(document, root, listeners)
     settings = Settings(
-        hostname=lists.hostname,
+        hostname=hostname,
         state=str(state),
         listeners=listeners,
         endpoints={**_endpoints(document, root), **lists.endpoints},
@@ -114,7 +112,7 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
     if lists.folder is None or "recipient_delimiter" in root.aliases.model_fields_set:
         aliases = replace(aliases, delimiter=root.aliases.recipient_delimiter)
     routing = Routing(
-        hostname=lists.hostname,
+        hostname=hostname,
         aliases=aliases,
         local_domains=lists.local_domains,
         mailboxes=lists.mailboxes,
@@ -340,31 +338,12 @@ def _no_open_relay(document: Document, root: Root, listeners: Mapping[str, Liste
             document.wrong(("route", number, "match"), text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lists:
-    """Who and what is here: from a docker-mailserver folder, or from the parts one by one."""
-
-    hostname: Domain
-    aliases: Aliases
-    local_domains: Mapping[str, str]
-    """Domain.key to the rule that makes it local."""
-    mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
-    logins: Mapping[str, Login] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
-    relays: Relays = field(default_factory=Relays)
-    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
-    arc: Arc = field(default_factory=Arc)
-    networks: tuple[Network, ...] = ()
-    message_size: int | None = None
-    send_access: AccessTable | None = None
-    receive_access: AccessTable | None = None
-    folder: Folder | None = None
-
-
-def _lists(document: Document, root: Root, fqdn: Callable[[], str]) -> _Lists:
+def _lists(document: Document, root: Root, fqdn: Callable[[], str]) -> tuple[Domain, ReadFolder]:
+    """The host name, and who and what is here: from a docker-mailserver folder, or from the parts one by one."""
     here = {domain.key: f"domains[{number}]" for number, domain in reversed([*enumerate(root.domains)])}
     if root.docker_mailserver is None:
-        lists = _parts(document, root, root.hostname or _hostname(document, fqdn))
+        hostname = root.hostname or _hostname(document, fqdn)
+        lists = _parts(document, root, hostname)
     else:
         for at, written in (
             (("aliases", "tables"), root.aliases.tables),
@@ -374,11 +353,13 @@ def _lists(document: Document, root: Root, fqdn: Callable[[], str]) -> _Lists:
             if written:
                 text = "the folder named by docker_mailserver.config has accounts and aliases. Remove one of the two."
                 document.wrong(at, text)
-        lists = _folder(document, root, root.docker_mailserver, fqdn)
-    return replace(lists, local_domains={**lists.local_domains, **here})
+        hostname, lists = _folder(document, root, root.docker_mailserver, fqdn)
+    return hostname, replace(lists, local_domains={**lists.local_domains, **here})
 
 
-def _folder(document: Document, root: Root, table: DockerMailserverTable, fqdn: Callable[[], str]) -> _Lists:
+def _folder(
+    document: Document, root: Root, table: DockerMailserverTable, fqdn: Callable[[], str]
+) -> tuple[Domain, ReadFolder]:
     at: Location = ("docker_mailserver", "config")
     path = document.path(at, table.config)
     mapping = {
@@ -401,24 +382,8 @@ def _folder(document: Document, root: Root, table: DockerMailserverTable, fqdn: 
             document.wrong(at, text + "has as /tmp/docker-mailserver.")
     except OSError as error:
         document.wrong(at, f"{error.filename} cannot be read: {(error.strerror or 'error').lower()}. Mend that file.")
-    if lists is None:
-        return _Lists(hostname, Aliases((), hostname), {})
-    return _Lists(
-        hostname=hostname,
-        aliases=lists.aliases,
-        local_domains=lists.local_domains,
-        mailboxes=lists.mailboxes,
-        logins=lists.logins,
-        findings=(*findings, *more, *lists.findings),
-        relays=lists.relays,
-        endpoints=lists.endpoints,
-        arc=lists.arc,
-        networks=lists.networks,
-        message_size=lists.message_size,
-        send_access=lists.send_access,
-        receive_access=lists.receive_access,
-        folder=lists.folder,
-    )
+    lists = lists or ReadFolder(Aliases((), hostname), {})
+    return hostname, replace(lists, findings=(*findings, *more, *lists.findings))
 
 
 def _overridden(root: Root, environment: Environment) -> tuple[Domain | None, tuple[Finding, ...]]:
@@ -434,7 +399,7 @@ def _overridden(root: Root, environment: Environment) -> tuple[Domain | None, tu
         return None, (warning("hostname", environment.rule("OVERRIDE_HOSTNAME"), what, wanted),)
 
 
-def _parts(document: Document, root: Root, hostname: Domain) -> _Lists:
+def _parts(document: Document, root: Root, hostname: Domain) -> ReadFolder:
     accounts = ReadAccounts()
     findings: tuple[Finding, ...] = ()
     if root.accounts.file is None:
@@ -462,8 +427,8 @@ def _parts(document: Document, root: Root, hostname: Domain) -> _Lists:
             tables.append(text_)
             local = {**key_domains(text_), **local}
         findings += more
-    aliases = Aliases(tuple(tables), hostname, destinations=frozenset({"localhost"}))
-    return _Lists(hostname, aliases, local, accounts.mailboxes, accounts.logins, findings)
+    aliases = Aliases(tuple(tables), hostname, unqualified=frozenset({"localhost"}))
+    return ReadFolder(aliases, local, accounts.mailboxes, accounts.logins, findings)
 
 
 def _accounts(document: Document, root: Root, state: Path) -> Accounts:
@@ -505,7 +470,7 @@ def _resolver(document: Document, root: Root) -> Resolver:
     return Resolver(**{**dict(table), "hosts_file": str(path)})
 
 
-def _arc(document: Document, root: Root, lists: _Lists) -> Arc:
+def _arc(document: Document, root: Root, lists: ReadFolder) -> Arc:
     """Who seals: by the keys that are written here, else as the folder says."""
     keys = {}
     for domain, table in root.arc.keys.items():

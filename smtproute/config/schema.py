@@ -31,6 +31,7 @@ from smtproute.core.settings import (
     LogFormat,
     Mode,
     Network,
+    OverQuota,
     Queue,
     Resolver,
     Role,
@@ -41,7 +42,7 @@ from smtproute.core.settings import (
     Trace,
 )
 
-__all__ = ["IpLiteral", "ListenerTable", "OverQuota", "Root", "Sign", "TargetTable", "close", "known_keys"]
+__all__ = ["IpLiteral", "ListenerTable", "Root", "Sign", "TargetTable", "close", "known_keys"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -325,15 +326,8 @@ def _delimiter(value: object) -> str:
     return _text(value)
 
 
-class OverQuota(StrEnum):
-    """What RCPT answers where every mailbox is full: a refusal for good, or for now."""
-
-    REJECT = "reject"
-    DEFER = "defer"
-
-
 def _version(value: object) -> str:
-    known = ("14", "15", "16")
+    known = ("15", "16")
     if str(value) not in known or isinstance(value, bool | float):
         raise ValueError(f"not one of {', '.join(known)}. Write the number before the first point, in quotes.")
     return str(value)

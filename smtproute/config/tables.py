@@ -67,6 +67,19 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
         yield first, joined
 
 
+def _usable(shown: str, text: bytes | str, findings: list[Finding]) -> Iterator[tuple[int, str]]:
+    """The logical lines but for those that nothing can be read of, each of which is a finding."""
+    for number, line in logical_lines(decoded(text)):
+        where = f"{shown}:{number}"
+        if not utf8(line):
+            findings.append(warning("not-utf-8", where, "Not UTF-8: the line is ignored."))
+        elif line[0] in _SPACE:
+            what = "A line that begins with white space continues the one above, and there is none: it is ignored."
+            findings.append(warning("leading-space", where, what, line.strip(_SPACE)))
+        else:
+            yield number, line
+
+
 # Text tables
 
 
@@ -80,18 +93,11 @@ def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding,
     fault = ""
     twice: list[bool] = []  # for each duplicate, whether it is one in its letters too
     spellings: set[str] = set()
-    for number, line in logical_lines(decoded(text)):
+    for number, line in _usable(shown, text, findings):
 
         def warn(name: str, why: str, instead: str = "", number: int = number) -> None:
             findings.append(warning(name, f"{shown}:{number}", why, instead))
 
-        if not utf8(line):
-            warn("not-utf-8", "Not UTF-8: the line is ignored.")
-            continue
-        if line[0] in _SPACE:
-            what = "A line that begins with white space continues the one above, and there is none: it is ignored."
-            warn("leading-space", what, line.strip(_SPACE))
-            continue
         match = _KEY.match(line)
         written = match[0] if match else ""
         value = line[len(written) :]
@@ -176,18 +182,11 @@ def alias_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding
     """
     entries: dict[str, Entry] = {}
     findings: list[Finding] = []
-    for number, line in logical_lines(decoded(text)):
+    for number, line in _usable(shown, text, findings):
 
         def warn(name: str, why: str, instead: str = "", number: int = number) -> None:
             findings.append(warning(name, f"{shown}:{number}", why, instead))
 
-        if not utf8(line):
-            warn("not-utf-8", "Not UTF-8: the line is ignored.")
-            continue
-        if line[0] in _SPACE:
-            what = "A line that begins with white space continues the one above, and there is none: it is ignored."
-            warn("leading-space", what, line.strip(_SPACE))
-            continue
         first = line.split(None, 1)[0]
         match = _ALIAS.match(line)
         name = "" if match is None else match["name"]

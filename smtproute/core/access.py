@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 from smtproute.core.address import Address
-from smtproute.core.aliases import Entry
+from smtproute.core.aliases import TextTable
 from smtproute.core.plan import Step, Tried
-from smtproute.core.reply import Refusal, Reply
+from smtproute.core.reply import LOOKUP_FAILED, Refusal, Reply
 
-__all__ = ["AccessTable", "refused"]
+__all__ = ["refused"]
 
-_REPLY = re.compile(r"([45])\d\d(?:\s+([245]\.\d{1,3}\.\d{1,3}))?(?:\s+(.*))?")
-
-
-@dataclass(frozen=True, slots=True)
-class AccessTable:
-    """A texthash table: lower-case key to action. With a `fault` it answers nothing, as in Postfix."""
-
-    file: str
-    entries: Mapping[str, Entry] = field(default_factory=dict)
-    fault: str = ""
+_REPLY = re.compile(r"([45])[0-9]{2}(?:\s+([245]\.[0-9]{1,3}\.[0-9]{1,3}))?(?:\s+(.*))?")
 
 
 def _keys(address: Address | None, delimiter: str) -> Iterator[str]:
@@ -41,17 +31,18 @@ def _keys(address: Address | None, delimiter: str) -> Iterator[str]:
 
 
 def refused(
-    table: AccessTable, address: Address | None, subject: str, delimiter: str, steps: list[Step]
+    table: TextTable, address: Address | None, subject: str, delimiter: str, steps: list[Step]
 ) -> Refusal | None:
     """Why `address` (None: the null sender) is refused, or None. `subject` is "Sender" or "Recipient".
 
-    Understands OK, DUNNO, REJECT, DEFER and replies by number. What else access(5) knows stands for a restriction
-    that is not simulated, and lets the address pass.
+    Understands OK, DUNNO, REJECT, DEFER and replies by number and text. A number alone means OK: it is the time of
+    something (access(5), "all-numerical"). What else access(5) knows stands for a restriction that is not simulated,
+    and lets the address pass.
     """
     for key in _keys(address, delimiter):
         if table.fault:
             steps.append(Step(table.file, key, Tried.SKIPPED, f"the table cannot be used: {table.fault}"))
-            return Refusal(Reply(451, "4.3.0", "Temporary lookup failure: try again later"), "access", table.fault)
+            return Refusal(LOOKUP_FAILED, "access", table.fault)
         entry = table.entries.get(key)
         if entry is not None:
             rule = f"{table.file}:{entry.line}"
@@ -62,12 +53,15 @@ def refused(
 
 
 def _refusal(action: str, what: str, rule: str) -> Refusal | None:
-    word, _, text = action.partition(" ")
+    word, *rest = action.split(None, 1)
+    text = rest[0] if rest else "Access denied"
     match word.upper():
         case "REJECT":
-            return Refusal(Reply(554, "5.7.1", f"{what}: {text.strip() or 'Access denied'}"), "access", rule)
+            return Refusal(Reply(554, "5.7.1", f"{what}: {text}"), "access", rule)
         case "DEFER":
-            return Refusal(Reply(450, "4.7.1", f"{what}: {text.strip() or 'Access denied'}"), "access", rule)
+            return Refusal(Reply(450, "4.7.1", f"{what}: {text}"), "access", rule)
+    if not rest:
+        return None
     numbered = _REPLY.fullmatch(action)
     if numbered is None:
         return None

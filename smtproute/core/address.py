@@ -5,23 +5,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from ipaddress import ip_address
 
 import idna
 
-__all__ = ["Address", "AddressError", "Domain"]
+__all__ = ["Address", "AddressError", "Domain", "written_ip"]
 
 MAX_ADDRESS = 320
 """Octets of a whole address: 64 + "@" + 255 (RFC 5321 4.5.3.1)."""
 MAX_LOCAL = 255
 """Octets of a local part. RFC 5321 says 64; SRS and VERP senders are longer, and Postfix lets them be."""
 
-_BEYOND_ASCII = r"\u00a0-\u061b\u061d-\u200d\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff"
-"""RFC 6531 3.3 takes all of UTF-8. What `transcript.legible` escapes is left out: no mailbox needs it, and it lies."""
-_ATEXT = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~\-{_BEYOND_ASCII}]"
+_UNFIT = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""Controls, and of the rest of UTF-8, all of which RFC 6531 3.3 takes, what `transcript.legible` escapes: no mailbox
+needs it, and it lies."""
+_ATEXT = rf'[^ "(),.:;<>@\[\\\]{_UNFIT}]'
 _DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
-_QUOTED = re.compile(rf'"(?:[ !#-\[\]-~{_BEYOND_ASCII}]|\\[ -~])*"')
-_LETTER = rf"A-Za-z0-9_{_BEYOND_ASCII}"
-_LABEL = re.compile(rf"[{_LETTER}](?:[{_LETTER}\-]*[{_LETTER}])?")
+_QUOTED = re.compile(rf'"(?:[^"\\{_UNFIT}]|\\[ -~])*"')
+_SIGNS = rf" -,./:-@\[-^`{{-~{_UNFIT}"
+"""What is neither letter nor digit nor underscore nor hyphen."""
+_LABEL = re.compile(rf"[^\-{_SIGNS}](?:[^{_SIGNS}]*[^\-{_SIGNS}])?")
 _LITERAL = re.compile(r"\[(?:\d{1,3}(?:\.\d{1,3}){3}|IPv6:[0-9A-Fa-f:.]{2,45})\]")
 _QUOTE_OUT = re.compile(r'(["\\])')
 
@@ -76,6 +79,14 @@ def _parse_domain(text: str) -> Domain:
     if len(key) > 255 or any(len(label) > 63 for label in key.split(".")):
         raise AddressError(f"{text!r} is too long for a domain name")
     return Domain(key, text)
+
+
+def written_ip(host: str) -> str | None:
+    """The IP address that stands where a host name is expected, in its usual form; None where it is none."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

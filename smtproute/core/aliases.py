@@ -6,9 +6,10 @@ is tried in every table before the next key; a pcre table sees the whole address
 looked up again until nothing more is found; an address that yields itself stays. A `+detail` that the key did not
 name is carried over to each target. A value `@b` under the key `@a` keeps the local part.
 
-An address at our own host name that no virtual alias takes is looked up in the local aliases (aliases(5)), by
-`user+detail` and then by `user`; there a detail is not carried over. What they yield is looked up there again where
-it is at our own names, else in the virtual aliases from the start: Postfix's local(8) sends it on as a new message.
+An address at a name of the machine itself that no virtual alias takes is looked up in the local aliases
+(aliases(5)), by `user+detail` and then by `user`; there a detail is not carried over. What they yield is looked up
+there again where it is at such a name, else in the virtual aliases from the start: Postfix's local(8) sends it on as
+a new message.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NoReturn
 
 import pcre2
 
 from smtproute.core.address import MAX_ADDRESS, MAX_LOCAL, Address, AddressError, Domain
 from smtproute.core.plan import Step, Tried
-from smtproute.core.reply import Refusal, Reply
+from smtproute.core.reply import LOOKUP_FAILED, Refusal, Reply
 
 __all__ = [
     "Aliases",
     "Condition",
     "Entry",
     "Expansion",
+    "Fault",
     "Kept",
     "LookupFault",
     "PatternError",
@@ -37,9 +40,12 @@ __all__ = [
     "PcreTable",
     "Table",
     "TextTable",
+    "Trouble",
     "claimed",
     "compile_pattern",
+    "completed",
     "direct",
+    "elsewhere",
     "expand",
     "targets",
 ]
@@ -52,8 +58,6 @@ MAX_NODES = 10_000
 """Addresses looked up for one recipient: beyond it something grows without end."""
 MATCH_LIMIT = 100_000
 """Steps that PCRE2 may take for one match: some milliseconds. Beyond it the look-up fails for now."""
-
-_LOOPBACK = frozenset({"[127.0.0.1]", "[ipv6:::1]"})
 
 PatternError = pcre2.PatternError
 
@@ -81,7 +85,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """A texthash table: lower-case key to entry. With a `fault` it answers nothing, as in Postfix."""
+    """A texthash table, of aliases or of access: lower-case key to entry.
+
+    With a `fault` it answers nothing, as in Postfix.
+    """
 
     file: str
     entries: Mapping[str, Entry] = field(default_factory=dict)
@@ -135,22 +142,23 @@ class Aliases:
 
     tables: tuple[Table, ...]
     origin: Domain
-    """Completes a target without a domain (Postfix myorigin)."""
+    """Completes a target without a domain (Postfix myorigin). Keys without a domain match there."""
     delimiter: str = "+"
     """Each of its characters begins a detail."""
+    unqualified: frozenset[str] = frozenset()
+    """Further names at which keys without a domain match, as Domain.key."""
     destinations: frozenset[str] = frozenset()
-    """Our own names besides `origin` (Postfix mydestination), as Domain.key: there keys without a domain match."""
+    """The names of the machine itself (Postfix mydestination, inet_interfaces), as Domain.key: keys without a domain
+    match there too, and there are local aliases and no mailboxes."""
     local: tuple[TextTable, ...] = ()
-    """aliases(5), for addresses at our own names."""
-    claiming: bool = False
-    """Whether domains have the classes of docker-mailserver's Postfix: our own names have local aliases and no
-    mailboxes (mydestination), and a table that has a bare domain makes it one of aliases (virtual_alias_domains)."""
+    """aliases(5), for addresses at `destinations`."""
+    alias_domains: Mapping[str, str] | None = field(default_factory=dict)
+    """The domains that have aliases and no mailboxes (Postfix virtual_alias_domains), as Domain.key, and the rule;
+    None: those that the tables have bare."""
 
     def own(self, domain: Domain) -> bool:
-        """Whether it is one of our own names; in docker-mailserver so is the loopback address (inet_interfaces)."""
-        if self.claiming and domain.key in _LOOPBACK:
-            return True
-        return domain.key == self.origin.key or domain.key in self.destinations
+        """Whether keys without a domain match there."""
+        return domain.key == self.origin.key or domain.key in self.destinations or domain.key in self.unqualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +169,49 @@ class Kept:
     rule: str
 
 
+class Trouble(StrEnum):
+    """Why an expansion cannot be finished."""
+
+    LOOP = "loop"
+    """A circle without an address that stays."""
+    TOO_DEEP = "too deep"
+    """More than `MAX_DEPTH` aliases follow one another, or an address grows without end."""
+    TOO_WIDE = "too wide"
+    """More than `MAX_WIDTH` addresses, or `MAX_NODES` look-ups."""
+    TABLE = "table"
+    """A table cannot answer."""
+
+
+_EXPANSION = Reply(451, "4.6.0", "Alias expansion error")
+_REPLIES: Mapping[Trouble, Reply] = {
+    Trouble.LOOP: Reply(451, "4.4.6", "Alias loop: the address leads back to itself"),
+    Trouble.TOO_DEEP: _EXPANSION,
+    Trouble.TOO_WIDE: _EXPANSION,
+    Trouble.TABLE: LOOKUP_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What stopped an expansion."""
+
+    trouble: Trouble
+    detail: str
+    circle: tuple[str, ...] = ()
+    """Of a loop: its addresses as written, from the first back to it."""
+
+    @property
+    def refusal(self) -> Refusal:
+        """What the sender hears."""
+        return Refusal(_REPLIES[self.trouble], "aliases", self.detail)
+
+
 @dataclass(frozen=True, slots=True)
 class Expansion:
     finals: tuple[Address, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
-    fault: Refusal | None = None
+    fault: Fault | None = None
     kept: tuple[Kept, ...] = ()
 
 
@@ -251,7 +296,7 @@ def direct(aliases: Aliases, address: Address) -> tuple[tuple[str, str], ...]:
             entry = table.entries.get(address.key)
             hit = (f"{table.file}:{entry.line}", entry.value) if entry is not None else None
         else:
-            matched = _search(table, address.key, str(address).lower().encode("utf-8", "surrogateescape"), [])
+            matched = _search(table, address.key, str(address).lower().encode("utf-8", "surrogateescape"))
             hit = (matched.rule, matched.value) if matched is not None else None
         if hit is not None:
             found += [(hit[0], name) for name in re.split(r"[\s,]+", hit[1]) if name]
@@ -259,13 +304,15 @@ def direct(aliases: Aliases, address: Address) -> tuple[tuple[str, str], ...]:
 
 
 def claimed(aliases: Aliases, domain: Domain) -> str | None:
-    """The rule by which a table that has the bare domain makes it a domain of aliases; None where none does.
+    """The rule that makes it a domain of aliases, without mailboxes; None where none does. Raises LookupFault.
 
-    Postfix: virtual_alias_domains = $virtual_alias_maps, which docker-mailserver leaves as it is. There keys are not
-    folded to lower case, as they are where aliases are looked up. Raises LookupFault.
+    With virtual_alias_domains = $virtual_alias_maps, which docker-mailserver leaves as it is, tables do that to the
+    domains that they have bare. Keys are not folded to lower case then, as they are where aliases are looked up.
     """
-    if not aliases.claiming or aliases.own(domain):
+    if domain.key in aliases.destinations:
         return None
+    if aliases.alias_domains is not None:
+        return aliases.alias_domains.get(domain.key)
     for table in aliases.tables:
         if table.fault and not (isinstance(table, TextTable) and table.folded):
             raise LookupFault(f"{table.file}: {table.fault}")
@@ -274,13 +321,13 @@ def claimed(aliases: Aliases, domain: Domain) -> str | None:
             if entry is not None and entry.key in ("", domain.key):
                 return f"{table.file}:{entry.line}"
         else:
-            hit = _match(table, domain.key, domain.key.encode(), [])
+            hit = _match(table, domain.key, domain.key.encode())
             if hit is not None:
                 return hit.rule
     return None
 
 
-def _search(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit | None:
+def _search(table: PcreTable, key: str, whole: bytes, steps: list[Step] | None = None) -> _Hit | None:
     """The first rule that matches. Raises LookupFault, also where its result is empty (Postfix maps_find(3))."""
     hit = _match(table, key, whole, steps)
     if hit is not None and not hit.value:
@@ -288,37 +335,40 @@ def _search(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit
     return hit
 
 
-def _match(table: PcreTable, key: str, whole: bytes, steps: list[Step]) -> _Hit | None:
-    """The first rule that matches, whatever its result. Raises LookupFault."""
+def _match(table: PcreTable, key: str, whole: bytes, steps: list[Step] | None = None) -> _Hit | None:
+    """The first rule that matches, whatever its result; each that was tried goes to `steps`. Raises LookupFault."""
     tried = whole.decode("utf-8", "surrogateescape")
     for rule in table.rules:
-        name = f"{table.file}:{rule.line}"
         try:
             closed = next((outer for outer in rule.enclosing if not outer.match(whole)), None)
             found = False if closed is not None else rule.condition.match(whole)
         except LookupFault as fault:
-            steps.append(Step(name, tried, Tried.SKIPPED, f"gave up: {fault}"))
+            name = f"{table.file}:{rule.line}"
+            if steps is not None:
+                steps.append(Step(name, tried, Tried.SKIPPED, f"gave up: {fault}"))
             raise LookupFault(f"{name}: {fault}") from None
-        if closed is not None:
-            steps.append(Step(name, tried, Tried.SKIPPED, f"inside if {closed.text}, which does not hold"))
-        elif not found:
-            steps.append(Step(name, tried, Tried.SKIPPED, f"{rule.condition.text} does not match"))
-        else:
+        if found:
+            name = f"{table.file}:{rule.line}"
             groups = () if found is True else found.groups()
             value = "".join(
                 piece if isinstance(piece, str) else (groups[piece - 1] or b"").decode("utf-8", "surrogateescape")
                 for piece in rule.result
             )
-            meaning = f"alias to {value}" if value else "the result is empty"
-            steps.append(Step(name, tried, Tried.MATCHED, f"{rule.condition.text}: {meaning}"))
+            if steps is not None:
+                meaning = f"alias to {value}" if value else "the result is empty"
+                steps.append(Step(name, tried, Tried.MATCHED, f"{rule.condition.text}: {meaning}"))
             return _Hit(name, key, value, "")
-    if not table.rules:
+        if steps is not None:
+            why = f"{rule.condition.text} does not match"
+            if closed is not None:
+                why = f"inside if {closed.text}, which does not hold"
+            steps.append(Step(f"{table.file}:{rule.line}", tried, Tried.SKIPPED, why))
+    if not table.rules and steps is not None:
         steps.append(Step(table.file, tried, Tried.SKIPPED, "the table is empty"))
     return None
 
 
-_ELSEWHERE = re.compile(r"/|\||~|:include:", re.IGNORECASE)
-"""How a target of local aliases begins that is no address (aliases(5))."""
+_ELSEWHERE = re.compile(r'"?(?:/|\||~/|:include:)', re.IGNORECASE)
 _TARGET = re.compile(
     r"""\((?:[^()\\]|\\.)*\)          # a comment
       | <(?P<route>[^<>]*)>           # an address in brackets
@@ -348,19 +398,28 @@ def targets(value: str) -> tuple[str, ...]:
     return tuple(target for target in found if target)
 
 
+def elsewhere(target: str) -> bool:
+    """Whether a target of local aliases is a file, a program or a list of addresses in a file (aliases(5))."""
+    return _ELSEWHERE.match(target) is not None
+
+
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
-def _address(target: str) -> Address:
-    """A target as an address. Raises AddressError.
+def completed(target: str, origin: Domain) -> Address:
+    """A target as an address, at `origin` where it has no domain. Raises AddressError.
 
     Its local part may be of several words of which some are quoted, as a pattern makes them: `"a b"c@d`.
     """
-    local, _, domain = target.rpartition("@")
+    whole = target if "@" in target else f"{target}@{origin.text}"
+    local, _, domain = whole.rpartition("@")
     if '"' in local and _WORD.fullmatch(local) is None:
         bare = _WORD.sub(lambda word: re.sub(r"\\(.)", r"\1", word[1]), local)
-        return Address.parse(str(Address(bare, Domain.parse(domain))))
-    return Address.parse(target)
+        whole = str(Address(bare, Domain.parse(domain)))
+    address = Address.parse(whole)
+    if not address.domain.key.strip("0123456789."):
+        raise AddressError(f"{address} has an IP address without brackets")
+    return address
 
 
 def _resolve(hit: _Hit, address: Address, aliases: Aliases, notes: list[str]) -> tuple[Address, ...]:
@@ -373,14 +432,11 @@ def _resolve(hit: _Hit, address: Address, aliases: Aliases, notes: list[str]) ->
         if (
             len(target) > MAX_ADDRESS or len(target.rpartition("@")[0]) > MAX_LOCAL
         ):  # what makes such addresses makes longer ones of them
-            raise _Failed("4.6.0", "Alias expansion error", f"{hit.rule}: it makes an address too long: {target}")
+            raise _Failed(Fault(Trouble.TOO_DEEP, f"{hit.rule}: it makes an address too long: {target}"))
         try:
-            made = _address(target if "@" in target else f"{target}@{aliases.origin.text}")
+            made = completed(target, aliases.origin)
         except AddressError as error:
             notes.append(f"{hit.rule}: {error}; this target gets nothing")
-            continue
-        if not made.domain.key.strip("0123456789."):
-            notes.append(f"{hit.rule}: {made} has an IP address without brackets; this target gets nothing")
             continue
         addresses.append(Address(made.local + hit.detail, made.domain) if hit.detail else made)
     return tuple(addresses)
@@ -390,21 +446,22 @@ def expand(aliases: Aliases, recipient: Address) -> Expansion:
     """Everything that `recipient` becomes, in the order in which it is found, each final address once.
 
     Postfix (cleanup_map1n.c) expands an address that yields itself once and no more, so a circle through such an
-    address ends there. A circle without one never would: it is a fault (451 4.4.6), as are more than `MAX_DEPTH`
-    nested or `MAX_WIDTH` addresses (451 4.6.0) and a table that cannot answer (451 4.3.0).
+    address ends there. A circle without one never would: it is a fault, as is each `Trouble`.
     """
     walk = _Walk(aliases, recipient)
     try:
         walk.virtual(recipient, ())
     except _Failed as failed:
-        code, text, detail = failed.args
-        fault = Refusal(Reply(451, code, text), "aliases", detail)
-        return Expansion((), tuple(walk.steps), tuple(walk.notes), fault)
+        return Expansion((), tuple(walk.steps), tuple(walk.notes), failed.fault)
     return Expansion(tuple(walk.finals.values()), tuple(walk.steps), tuple(walk.notes), None, tuple(walk.kept.values()))
 
 
 class _Failed(Exception):
-    """The expansion cannot be finished: enhanced code, text of the reply, detail for the trace."""
+    """The expansion cannot be finished."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
 
 
 class _Walk:
@@ -420,7 +477,7 @@ class _Walk:
         self._looked_up = 0
 
     def virtual(self, start: Address, trail: tuple[str, ...]) -> None:
-        """Follows the virtual aliases from `start`, then the local ones of our own names among what stays.
+        """Follows the virtual aliases from `start`, then the local ones of `destinations` among what stays.
 
         `trail` holds the addresses whose local aliases led here (Postfix's Delivered-To).
         """
@@ -434,7 +491,7 @@ class _Walk:
             if written in onwards or address.key in staying:
                 continue
             if depth >= MAX_DEPTH or len(address.local) > MAX_LOCAL:
-                self._fail("4.6.0", "Alias expansion error", f"more than {MAX_DEPTH} nested aliases at {address}")
+                self._fail(Trouble.TOO_DEEP, f"more than {MAX_DEPTH} nested aliases at {address}")
             hit = self._hit(_lookup, address)
             keys[written] = address.key
             onwards[written] = onward = _resolve(hit, address, self.aliases, self.notes) if hit is not None else ()
@@ -446,21 +503,20 @@ class _Walk:
                 staying[address.key] = address
             waiting.extend((each, depth + 1) for each in onward)
             if len(staying) > MAX_WIDTH:
-                wide = f"more than {MAX_WIDTH} addresses from {self.recipient}"
-                self._fail("4.6.0", "Alias expansion error", wide)
+                self._fail(Trouble.TOO_WIDE, f"more than {MAX_WIDTH} addresses from {self.recipient}")
         loop = _loop({written: onward for written, onward in onwards.items() if keys[written] not in staying})
         if loop is not None:
             names = " -> ".join(loop)
             self.steps.append(Step("aliases", str(self.recipient), Tried.MATCHED, f"a loop: {names}"))
-            self._fail("4.4.6", "Alias loop: the address leads back to itself", f"loop: {names}")
+            self._fail(Trouble.LOOP, f"loop: {names}", tuple(loop))
         for address in staying.values():
-            if self.aliases.local and self.aliases.own(address.domain):
+            if address.domain.key in self.aliases.destinations:
                 self.local(address, trail)
             else:
                 self.finals.setdefault(address.key, address)
 
     def local(self, top: Address, trail: tuple[str, ...]) -> None:
-        """Follows the local aliases of an address at our own names, as Postfix's local(8) does.
+        """Follows the local aliases of an address at `destinations`, as Postfix's local(8) does.
 
         A name that no alias has stays, and so does one that leads back to itself: local(8) finds no such user, or a
         mail loop, and bounces either.
@@ -484,13 +540,13 @@ class _Walk:
                 continue
             owned = owned or any(f"owner-{hit.key}" in table.entries for table in self.aliases.local)
             for target in targets(hit.value):
-                if _ELSEWHERE.match(target) is not None:
+                if elsewhere(target):
                     why = f"leads to {target}, which is not simulated: captured"
                     self.steps.append(Step(hit.rule, hit.key, Tried.MATCHED, why))
                     self.kept.setdefault(address.key, Kept(address, hit.rule))
                     continue
                 for onward in _resolve(_Hit(hit.rule, hit.key, target, ""), address, self.aliases, self.notes):
-                    if self.aliases.own(onward.domain):
+                    if onward.domain.key in self.aliases.destinations:
                         waiting.append((onward, hit.key, owned))
                     else:
                         self.virtual(onward, (*trail, top.key))
@@ -498,15 +554,14 @@ class _Walk:
     def _hit(self, look: Callable[..., _Hit | None], address: Address, *more: str) -> _Hit | None:
         self._looked_up += 1
         if self._looked_up > MAX_NODES:
-            many = f"more than {MAX_NODES} aliases from {self.recipient}"
-            self._fail("4.6.0", "Alias expansion error", many)
+            self._fail(Trouble.TOO_WIDE, f"more than {MAX_NODES} aliases from {self.recipient}")
         try:
             return look(address, self.aliases, self.steps, *more)
         except LookupFault as fault:
-            self._fail("4.3.0", "Temporary lookup failure: try again later", str(fault))
+            self._fail(Trouble.TABLE, str(fault))
 
-    def _fail(self, code: str, text: str, detail: str) -> NoReturn:
-        raise _Failed(code, text, detail)
+    def _fail(self, trouble: Trouble, detail: str, circle: tuple[str, ...] = ()) -> NoReturn:
+        raise _Failed(Fault(trouble, detail, circle))
 
 
 def _loop(onwards: Mapping[str, tuple[Address, ...]]) -> list[str] | None:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import assert_never
 
-from smtproute.core.access import AccessTable
 from smtproute.core.access import refused as access_refused
 from smtproute.core.address import Address, Domain
-from smtproute.core.aliases import Aliases, LookupFault, claimed, expand
+from smtproute.core.aliases import Aliases, LookupFault, TextTable, claimed, expand
 from smtproute.core.envelope import Envelope
 from smtproute.core.permit import STRANGER
 from smtproute.core.plan import Delivery, Plan, Step, Tried
-from smtproute.core.quota import UNLIMITED, Quota, over
+from smtproute.core.quota import FULL_FOR_NOW, UNLIMITED, Quota, over
 from smtproute.core.relays import Relays, relay_for
-from smtproute.core.reply import Refusal, Reply
+from smtproute.core.reply import LOG_IN_FIRST, LOOKUP_FAILED, Refusal, Reply
 from smtproute.core.routes import Route, RouteError, Target, matching
 from smtproute.core.senders import owns
 from smtproute.core.settings import Kind, Mode, Role
 
-__all__ = ["FULL", "FULL_FOR_NOW", "Facts", "Mailbox", "Routing", "decide", "limited"]
+__all__ = ["Facts", "Mailbox", "Routing", "decide", "limited", "relay_of", "weighed"]
+
+_Claim = Callable[[Domain], str | None]
+"""`claimed`, asked once for each domain of a decision: a table of patterns may be long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,6 @@ class Mailbox:
     address: Address
     rule: str
     quota: Quota = UNLIMITED
-
-
-FULL = Reply(552, "5.2.2", "Mailbox is full")
-"""What RCPT answers where every copy is for a full mailbox, as docker-mailserver does."""
-FULL_FOR_NOW = Reply(452, "4.2.2", "Mailbox is full: try again later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +48,12 @@ class Routing:
     routes: tuple[Route, ...]
     default: Target
     relays: Relays = field(default_factory=Relays)
-    send_access: AccessTable | None = None
-    receive_access: AccessTable | None = None
+    send_access: TextTable | None = None
+    receive_access: TextTable | None = None
     spoof_protection: bool = False
     """Whether an authenticated client may only send as an address that its login owns."""
     full: Reply = FULL_FOR_NOW
+    """What RCPT answers where every copy is for a full mailbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,35 +70,39 @@ _DENIED = Reply(554, "5.7.1", "Relay access denied: this listener takes mail for
 _ROUTED = Reply(554, "5.7.1", "Relay access denied: the address has another one inside it (one of @ % !)")
 _UNKNOWN = Reply(550, "5.1.1", "User unknown: check the spelling of the address")
 _REJECTED = Reply(550, "5.7.1", "Mail to this address is not accepted here")
-_LATER = Reply(451, "4.3.0", "Temporary lookup failure: try again later")
-_LOG_IN = Reply(530, "5.7.0", "Authentication required: send AUTH first")
 
 
 def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
-    """Where mail from this envelope for this recipient goes: permission, then alias, mailbox, route, default.
+    """Where mail from this envelope for this recipient goes: permission, then alias, mailbox, route, default; quota.
 
-    `recipient` None is `RCPT TO:<Postmaster>`, which is always accepted (RFC 5321 4.5.1).
+    `recipient` None is `RCPT TO:<Postmaster>`, which is accepted from whoever may connect (RFC 5321 4.5.1), also from
+    a sender whom an access list refuses or the login does not own (Postfix smtpd_check_rcpt()).
     """
-    routing = facts.routing
+    return weighed(_placed(facts.routing, envelope, recipient), facts, envelope, recipient)
+
+
+def _placed(routing: Routing, envelope: Envelope, recipient: Address | None) -> Plan:
+    """The plan before anybody looks how full mailboxes are."""
     steps: list[Step] = []
     client = envelope.client
     if client.role is Role.TRUSTED and not client.trusted:
         refused = recipient or Address("postmaster", routing.hostname)
         steps.append(Step(f"listener.{client.listener}", client.ip, Tried.SKIPPED, "not in its trusted_networks"))
         return _refused(refused, steps, Refusal(STRANGER, "permission", f"{client.ip} is refused at connect"))
+    claim: _Claim = cache(partial(claimed, routing.aliases))
     if recipient is None:
         postmaster = Address("postmaster", routing.hostname)
-        plan = _route(facts, envelope, postmaster, steps)
+        plan = _route(routing, envelope, postmaster, steps, claim)
         # The default is for addresses elsewhere: whoever it leads to would send our own postmaster's mail back.
         astray = any(each.rule == "default" and each.address == postmaster for each in plan.deliveries)
         return _capture(postmaster, plan) if astray or plan.refusal is not None else plan
     try:
-        refusal = _permit(routing, envelope, recipient, steps)
+        refusal = _permit(routing, envelope, recipient, steps, claim)
     except (RouteError, LookupFault) as error:
-        refusal = Refusal(_LATER, "routing", str(error))
+        refusal = Refusal(LOOKUP_FAILED, "routing", str(error))
     if refusal is not None:
         return _refused(recipient, steps, refusal)
-    return _route(facts, envelope, recipient, steps)
+    return _route(routing, envelope, recipient, steps, claim)
 
 
 def limited(plan: Plan, routing: Routing) -> tuple[Address, ...]:
@@ -108,7 +111,32 @@ def limited(plan: Plan, routing: Routing) -> tuple[Address, ...]:
     return tuple(account for account in accounts if routing.mailboxes[account.key].quota.limit)
 
 
-def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step]) -> Refusal | None:
+def weighed(plan: Plan, facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
+    """A plan of `decide` for this recipient, with the mailboxes that `facts` names: refused where all are full.
+
+    Of several copies those for full mailboxes are deferred.
+    """
+    steps: list[Step] = []
+    full = [
+        why
+        for delivery in plan.deliveries
+        if delivery.mailbox is not None and (why := _full(facts, delivery.mailbox, envelope.size or 0, steps))
+    ]
+    if not steps:
+        return plan
+    plan = replace(plan, steps=(*plan.steps, *steps))
+    dead = _dead_branches(plan.deliveries)
+    if len(full) + len(dead) < len(plan.deliveries):
+        return replace(plan, notes=(*plan.notes, *(f"{why}: its copy is deferred, the others go out" for why in full)))
+    reply, notes = facts.routing.full, tuple(note for note in plan.notes if note not in dead)
+    refusal = Refusal(reply, "quota", "; ".join(full))
+    refused = replace(plan, reply=reply, deliveries=(), refusal=refusal, notes=notes)
+    return refused if recipient is not None else _capture(plan.recipient, refused)
+
+
+def _permit(
+    routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step], claim: _Claim
+) -> Refusal | None:
     """Why this client may not send this: the order is that of Postfix's smtpd restrictions in docker-mailserver.
 
     Raises RouteError, LookupFault.
@@ -118,7 +146,7 @@ def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: lis
     delimiter = routing.aliases.delimiter
     if client.role is Role.SUBMISSION and client.login is None:
         steps.append(Step(listener, client.ip, Tried.SKIPPED, "nobody has logged in"))
-        return Refusal(_LOG_IN, "permission", f"{client.ip} has not logged in")
+        return Refusal(LOG_IN_FIRST, "permission", f"{client.ip} has not logged in")
     if client.login is not None and routing.spoof_protection and sender is not None:
         refusal = owns(routing.aliases, client.login, sender, steps)
         if refusal is not None:
@@ -127,7 +155,7 @@ def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: lis
         refusal = access_refused(routing.send_access, sender, "Sender", delimiter, steps)
         if refusal is not None:
             return refusal
-    if not _permitted(routing, envelope, recipient, steps):
+    if not _permitted(routing, envelope, recipient, steps, claim):
         return Refusal(_DENIED, "permission", f"{recipient.domain} is not local")
     # Postfix allow_untrusted_routing: another server may take a%b@c for a@b, and would be our open relay.
     if client.login is None and not client.trusted and not _ROUTING.isdisjoint(recipient.local):
@@ -138,7 +166,7 @@ def _permit(routing: Routing, envelope: Envelope, recipient: Address, steps: lis
     return None
 
 
-def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step]) -> bool:
+def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step], claim: _Claim) -> bool:
     """Whether the client may send to the recipient's domain at all. Raises RouteError, LookupFault."""
     client = envelope.client
     listener = f"listener.{client.listener}"
@@ -152,7 +180,7 @@ def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: 
     if local is not None:
         steps.append(Step(local, recipient.domain.key, Tried.MATCHED, "a local domain: anyone may send to it"))
         return True
-    rule = claimed(routing.aliases, recipient.domain)
+    rule = claim(recipient.domain)
     if rule is not None:
         why = "matches the bare domain, which makes it local: anyone may send to it"
         steps.append(Step(rule, recipient.domain.key, Tried.MATCHED, why))
@@ -169,43 +197,38 @@ def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: 
 
 def _local(routing: Routing, domain: Domain) -> str | None:
     """The rule that makes the domain local."""
-    own = "hostname" if routing.aliases.claiming and routing.aliases.own(domain) else None
+    own = "hostname" if domain.key in routing.aliases.destinations else None
     return routing.local_domains.get(domain.key, own)
 
 
-def _route(facts: Facts, envelope: Envelope, recipient: Address, steps: list[Step]) -> Plan:
-    routing = facts.routing
+def _route(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step], claim: _Claim) -> Plan:
     expansion = expand(routing.aliases, recipient)
     steps += expansion.steps
     if expansion.fault is not None:
-        return _refused(recipient, steps, expansion.fault, expansion.notes)
+        return _refused(recipient, steps, expansion.fault.refusal, expansion.notes)
     try:
-        deliveries = [_final(routing, envelope, address, recipient, steps) for address in expansion.finals]
+        deliveries = [_final(routing, envelope, address, recipient, steps, claim) for address in expansion.finals]
     except (RouteError, LookupFault) as error:
-        return _refused(recipient, steps, Refusal(_LATER, "routing", str(error)), expansion.notes)
+        return _refused(recipient, steps, Refusal(LOOKUP_FAILED, "routing", str(error)), expansion.notes)
     deliveries += [Delivery(Kind.CAPTURE, kept.address, recipient, rule=kept.rule) for kept in expansion.kept]
     dead = [delivery.refusal for delivery in deliveries if delivery.refusal is not None]
-    notes = list(expansion.notes)
     if len(dead) == len(deliveries):
         refusal = Refusal(_UNKNOWN, "routing", "the alias has no usable target") if not dead else dead[0]
         if any(each.reply != refusal.reply for each in dead):
             refusal = Refusal(_UNKNOWN, "routing", "no address that it stands for is deliverable")
-        return _refused(recipient, steps, refusal, tuple(notes))
-    full = {
-        delivery.address.key: why
-        for delivery in deliveries
-        if delivery.mailbox is not None and (why := _full(facts, delivery.mailbox, envelope.size or 0, steps))
-    }
-    if len(full) + len(dead) == len(deliveries):
-        return _refused(recipient, steps, Refusal(routing.full, "quota", "; ".join(full.values())), tuple(notes))
-    notes += [
+        return _refused(recipient, steps, refusal, expansion.notes)
+    reply = Reply(250, "2.1.5", f"{recipient} accepted")
+    notes = (*expansion.notes, *_dead_branches(deliveries))
+    return Plan(recipient, reply, tuple(steps), tuple(deliveries), None, notes)
+
+
+def _dead_branches(deliveries: Sequence[Delivery]) -> tuple[str, ...]:
+    """A note for each copy that nobody gets."""
+    return tuple(
         f"{delivery.address} is a dead branch ({delivery.refusal.reply}): the sender gets a DSN for it"
         for delivery in deliveries
         if delivery.refusal is not None
-    ]
-    notes += [f"{why}: its copy is deferred, the others go out" for why in full.values()]
-    reply = Reply(250, "2.1.5", f"{recipient} accepted")
-    return Plan(recipient, reply, tuple(steps), tuple(deliveries), None, tuple(notes))
+    )
 
 
 def _full(facts: Facts, account: Address, size: int, steps: list[Step]) -> str:
@@ -222,21 +245,23 @@ def _full(facts: Facts, account: Address, size: int, steps: list[Step]) -> str:
     return f"the mailbox of {account} is full ({held})"
 
 
-def _final(routing: Routing, envelope: Envelope, address: Address, recipient: Address, steps: list[Step]) -> Delivery:
+def _final(
+    routing: Routing, envelope: Envelope, address: Address, recipient: Address, steps: list[Step], claim: _Claim
+) -> Delivery:
     """What happens to one final address: mailbox, route, refusal in a local domain, the sender's relay, the default.
 
     Raises RouteError, LookupFault.
     """
     bare = address.without_detail(routing.aliases.delimiter)
-    # Postfix looks for mailboxes in no domain of its own and in none that it takes for one of aliases
+    # Postfix looks for mailboxes at no name of its own machine and in no domain that it takes for one of aliases
     # (trivial-rewrite(8), resolve.c).
-    ours = routing.aliases.claiming and routing.aliases.own(address.domain)
-    aliased = claimed(routing.aliases, address.domain)
+    ours = address.domain.key in routing.aliases.destinations
+    aliased = claim(address.domain)
     if ours:
         why = "our own name, where only aliases are looked up: an account there is never reached"
         steps.append(Step("hostname", address.domain.key, Tried.SKIPPED, why))
     if aliased is not None:
-        why = "matches the bare domain, which makes it one of aliases only: none of its mailboxes is reached"
+        why = "makes it a domain of aliases only: none of its mailboxes is reached"
         steps.append(Step(aliased, address.domain.key, Tried.MATCHED, why))
     for each in () if ours or aliased is not None else (address,) if bare is None else (address, bare):
         mailbox = routing.mailboxes.get(each.key)
@@ -255,15 +280,19 @@ def _final(routing: Routing, envelope: Envelope, address: Address, recipient: Ad
     steps.append(Step("domains", address.domain.key, Tried.SKIPPED, "not a local domain"))
     if routing.relays.fault:
         raise LookupFault(routing.relays.fault)
-    sender = envelope.reverse_path
-    own = sender is not None and routing.aliases.own(sender.domain)
-    relay = relay_for(routing.relays, sender, steps, own)
+    relay = relay_of(routing, envelope.reverse_path, steps)
     if relay is not None:
         endpoint, rule = relay
         return Delivery(Kind.ENDPOINT, address, recipient, endpoint, rule=rule)
     where = f"endpoint {routing.default.endpoint}" if routing.default.endpoint else str(routing.default.mode)
     steps.append(Step("default", str(address), Tried.MATCHED, f"nothing else claims it: {where}"))
     return _claimed("default", routing.default, address, recipient)
+
+
+def relay_of(routing: Routing, sender: Address | None, steps: list[Step]) -> tuple[str, str] | None:
+    """The endpoint for mail of this sender to elsewhere, and the rule; None where it has no relay."""
+    own = sender is not None and routing.aliases.own(sender.domain)
+    return relay_for(routing.relays, sender, steps, own)
 
 
 def _claimed(rule: str, target: Target, address: Address, recipient: Address) -> Delivery:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["UNLIMITED", "Quota", "over"]
+from smtproute.core.reply import Reply
+
+__all__ = ["FULL", "FULL_FOR_NOW", "UNLIMITED", "Quota", "over"]
+
+FULL = Reply(552, "5.2.2", "Mailbox is full")
+"""What RCPT answers where every copy is for a full mailbox, as docker-mailserver does."""
+FULL_FOR_NOW = Reply(452, "4.2.2", "Mailbox is full: try again later")
 
 
 @dataclass(frozen=True, slots=True)

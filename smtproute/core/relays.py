@@ -11,11 +11,7 @@ from dataclasses import dataclass, field
 from smtproute.core.address import Address
 from smtproute.core.plan import Step, Tried
 
-__all__ = ["RELAY", "Relay", "Relays", "endpoint_name", "relay_for"]
-
-
-RELAY = "relay "
-"""How the names of endpoints begin that stand for relays; no endpoint of the configuration file has a space."""
+__all__ = ["Relay", "Relays", "endpoint_name", "names_relay", "relay_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +35,24 @@ class Relays:
     """The senders that have credentials of their own, by `user@domain` or `@domain`: the rule. They go with them to
     whichever relay takes their mail."""
     fault: str = ""
-    """Why the table of senders answers nothing, as in Postfix: mail to elsewhere is deferred."""
+    """Why the table of senders answers nothing, as in Postfix: mail to elsewhere gets 451 4.3.0."""
+    credentials_fault: str = ""
+    """Why the table of credentials answers nothing: mail for a relay is taken, and waits. Its endpoints say so too."""
     delimiter: str = "+"
     """What a `+detail` begins with (Postfix recipient_delimiter)."""
 
 
 def endpoint_name(nexthop: str, credentials: str) -> str:
-    """The name of the endpoint that stands for a relay, used with these credentials ("": the relay's own)."""
-    return f"{RELAY}{nexthop} as {credentials}" if credentials else f"{RELAY}{nexthop}"
+    """The name of the endpoint that stands for a relay, used with these credentials ("": the relay's own).
+
+    No endpoint of the configuration file has a space in its name.
+    """
+    return f"relay {nexthop} as {credentials}" if credentials else f"relay {nexthop}"
+
+
+def names_relay(endpoint: str) -> bool:
+    """Whether the name is one that `endpoint_name` makes."""
+    return endpoint.startswith("relay ")
 
 
 def keys(sender: Address | None, delimiter: str, own: bool = False) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Refusal", "Reply"]
+__all__ = ["LOG_IN_FIRST", "LOOKUP_FAILED", "Refusal", "Reply"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ class Reply:
 
     def __str__(self) -> str:
         return " ".join(part for part in (str(self.code), self.enhanced, self.text.replace("\n", " / ")) if part)
+
+
+LOOKUP_FAILED = Reply(451, "4.3.0", "Temporary lookup failure: try again later")
+"""A table cannot be used; Postfix says the same."""
+LOG_IN_FIRST = Reply(530, "5.7.0", "Authentication required: send AUTH first")
 
 
 @dataclass(frozen=True, slots=True)

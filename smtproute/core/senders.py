@@ -10,11 +10,9 @@ from __future__ import annotations
 from smtproute.core.address import Address
 from smtproute.core.aliases import Aliases, LookupFault, direct
 from smtproute.core.plan import Step, Tried
-from smtproute.core.reply import Refusal, Reply
+from smtproute.core.reply import LOOKUP_FAILED, Refusal, Reply
 
 __all__ = ["owns"]
-
-_LATER = Reply(451, "4.3.0", "Temporary lookup failure: try again later")
 
 
 def owns(aliases: Aliases, login: Address, sender: Address, steps: list[Step]) -> Refusal | None:
@@ -25,7 +23,7 @@ def owns(aliases: Aliases, login: Address, sender: Address, steps: list[Step]) -
     try:
         named = direct(aliases, sender)
     except LookupFault as fault:
-        return Refusal(_LATER, "senders", str(fault))
+        return Refusal(LOOKUP_FAILED, "senders", str(fault))
     for rule, owner in named:
         if owner.lower() == login.key:
             steps.append(Step(rule, str(sender), Tried.MATCHED, f"names {login}, who may therefore send as it"))

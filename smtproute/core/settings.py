@@ -12,6 +12,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 
 from smtproute.core.address import Domain
+from smtproute.core.reply import Refusal
 
 __all__ = [
     "Accounts",
@@ -30,6 +31,7 @@ __all__ = [
     "LogFormat",
     "Mode",
     "Network",
+    "OverQuota",
     "Queue",
     "Resolver",
     "Role",
@@ -98,6 +100,13 @@ class Store(StrEnum):
 
     MAILDIR = "maildir"
     LMTP = "lmtp"
+
+
+class OverQuota(StrEnum):
+    """What RCPT answers where every mailbox is full: a refusal for good, or for now."""
+
+    REJECT = "reject"
+    DEFER = "defer"
 
 
 class AuthInClear(StrEnum):
@@ -189,6 +198,10 @@ class Endpoint:
     password: str = field(default="", repr=False)
     lmtp: bool = False
     """Speaks LMTP (RFC 2033), which answers for each recipient: the mailboxes' server, never one of the file's."""
+    relay: bool = False
+    """Stands for a relay of docker-mailserver's files (`core.relays`), not for a table of the configuration file."""
+    fault: Refusal | None = None
+    """Why its mail waits and no server is asked: what docker-mailserver's files say of the relay cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

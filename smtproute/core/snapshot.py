@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from smtproute.core.access import AccessTable
-from smtproute.core.aliases import PcreTable, TextTable
+from smtproute.core.aliases import Table, TextTable
 from smtproute.core.decide import Routing
 from smtproute.core.docker_mailserver import Folder
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.login import Login
-from smtproute.core.relays import RELAY
+from smtproute.core.relays import Relays
 from smtproute.core.settings import Listener, Settings
 
 __all__ = ["Snapshot", "carried"]
@@ -34,7 +33,8 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     """What is in force after a reload: `new`, but for what cannot change while the relay runs, each with a warning.
 
     That is the state folder, the name, what is listened on, the size of the queue and the form of the log; and a
-    table of aliases or of access that has become unusable, of which the good one stays.
+    table of aliases or of access that has become unusable, of which the good one stays, and the relays where one of
+    their two tables has.
     """
     was, will = old.settings, new.settings
     fixed = [
@@ -53,19 +53,22 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     local, kept_local = _tables(before.aliases.local, after.aliases.local)
     send, kept_send = _tables(_one(before.send_access), _one(after.send_access))
     receive, kept_receive = _tables(_one(before.receive_access), _one(after.receive_access))
-    kept: list[TextTable | PcreTable | AccessTable] = [*kept_aliases, *kept_local, *kept_send, *kept_receive]
-    said = [each for each in new.findings if not any(each.where.startswith(f"{table.file}:") for table in kept)]
+    kept: list[Table] = [*kept_aliases, *kept_local, *kept_send, *kept_receive]
     unusable = [
         error("table-kept", table.file, f"{table.fault}: the table as it was stays in force until this is mended.")
         for table in kept
     ]
     relays, endpoints = after.relays, will.endpoints
-    if relays.fault and not before.relays.fault:
-        what = f"{relays.fault}: the relays as they were stay in force until this is mended."
-        unusable.append(error("table-kept", relays.fault.partition(":")[0], what))
+    if not _faults(before.relays) and _faults(relays):
+        unusable += [
+            error("table-kept", fault.partition(":")[0], f"{fault}: {_RELAYS_KEPT}") for fault in _faults(relays)
+        ]
         relays = before.relays
-        theirs = {name: each for name, each in was.endpoints.items() if name.startswith(RELAY)}
-        endpoints = {**theirs, **endpoints}
+        endpoints = {
+            **{name: each for name, each in was.endpoints.items() if each.relay},
+            **{name: each for name, each in endpoints.items() if not each.relay},
+        }
+    said = [each for each in new.findings if not any(each.where.startswith(f"{table.where}:") for table in unusable)]
     settings = replace(
         will,
         state=was.state,
@@ -94,6 +97,9 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     return replace(new, settings=settings, routing=routing, findings=(*said, *fixed, *more, *unusable))
 
 
+_RELAYS_KEPT = "the relays as they were stay in force until this is mended."
+
+
 def _listeners(was: Mapping[str, Listener], will: Mapping[str, Listener]) -> tuple[dict[str, Listener], list[Finding]]:
     """The listeners that are there, with their new settings; where they listen stays."""
     findings = []
@@ -112,10 +118,14 @@ def _listeners(was: Mapping[str, Listener], will: Mapping[str, Listener]) -> tup
     return listeners, findings
 
 
-T = TypeVar("T", TextTable | PcreTable, TextTable, AccessTable)
+T = TypeVar("T", bound=Table)
 
 
-def _one(table: AccessTable | None) -> tuple[AccessTable, ...]:
+def _faults(relays: Relays) -> tuple[str, ...]:
+    return tuple(fault for fault in (relays.fault, relays.credentials_fault) if fault)
+
+
+def _one(table: TextTable | None) -> tuple[TextTable, ...]:
     return () if table is None else (table,)
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from smtproute.core.choice import Candidate, Choice
+from smtproute.core.decide import relay_of
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import apply
 from smtproute.core.outcome import Answer, Judgement, Outcome, Result, judge, too_many
 from smtproute.core.quota import UNLIMITED
+from smtproute.core.relays import names_relay
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.retry import next_attempt
 from smtproute.core.seals import Seal, plan_seal
@@ -180,10 +182,18 @@ class Attempts:
                 kept = Refusal(Reply(250, "2.0.0", "delivered to the mailbox"), "maildir", file)
                 report.outcomes.append((entry, Outcome(Result.DELIVERED, kept)))
 
+    def _endpoint(self, job: Job) -> Endpoint | None:
+        """The endpoint of the plan. A relay's name is its next hop: where that was edited, its sender's relay now."""
+        snapshot = self._snapshot()
+        name = job.entries[0].delivery.endpoint
+        if names_relay(name) and name not in snapshot.settings.endpoints:
+            name, _ = relay_of(snapshot.routing, job.message.envelope.reverse_path, []) or ("", "")
+        return snapshot.settings.endpoints.get(name)
+
     async def _to_endpoint(self, job: Job, report: Report, settle: Settle) -> None:
         settings = self._snapshot().settings
         delivery = job.entries[0].delivery
-        endpoint = settings.endpoints.get(delivery.endpoint)
+        endpoint = self._endpoint(job)
         if endpoint is None:
             refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
             report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]

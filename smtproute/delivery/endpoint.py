@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import assert_never
 
-from smtproute.core.address import Domain
+from smtproute.core.address import Domain, written_ip
 from smtproute.core.choice import Choice, Exchanges, Found, Looked, Resolution, Resolved, order
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Discover, Endpoint, Server, Source
@@ -23,6 +22,7 @@ _LITERAL = Reply(550, "5.1.2", "An address literal has no MX to discover")
 _LOOP = Reply(554, "5.4.6", "Mail for the domain loops back here")
 _NO_HOST = Reply(550, "5.4.4", "No mail server of the domain has an address")
 _NO_ADDRESS = (Resolution.NXDOMAIN, Resolution.NODATA)
+_NO_WAY = Reply(451, "4.4.4", "The next hop has no mail server: it will be tried again")
 _NO_ANSWER = Reply(451, "4.4.3", "The mail servers of the domain could not be looked up")
 
 
@@ -36,6 +36,8 @@ class Endpoints:
 
     async def candidates(self, endpoint: Endpoint, domain: Domain) -> Choice:
         """The addresses to try for mail to `domain`, and everything that was looked up on the way."""
+        if endpoint.fault is not None:
+            return Choice(refusal=endpoint.fault)
         match endpoint.discover:
             case Discover.A:
                 return order(await self._look(endpoint.servers) + await self._look(endpoint.backup, backup=True))
@@ -51,10 +53,17 @@ class Endpoints:
                 assert_never(endpoint.discover)
 
     async def _relays(self, server: Server, backup: bool = False) -> Choice:
-        """The mail exchangers of a server's name; an IP address stands for itself."""
-        if _is_ip(server.host):
+        """The mail exchangers of a server's name; an IP address stands for itself.
+
+        What is wrong with the name is a mistake of the configuration, or of its DNS, and none of the recipient's: the
+        mail waits, as it does in Postfix for a relayhost.
+        """
+        if written_ip(server.host) is not None:
             return order(await self._look([server], backup))
-        return await self._exchanges(server, backup)
+        choice = await self._exchanges(server, backup)
+        if choice.refusal is not None and not choice.refusal.temporary:
+            return replace(choice, refusal=replace(choice.refusal, reply=_NO_WAY))
+        return choice
 
     async def _exchanges(self, domain: Server, backup: bool = False) -> Choice:
         """The mail exchangers of a domain (RFC 5321 5.1), on this port."""
@@ -99,14 +108,6 @@ def _joined(choices: Sequence[Choice]) -> Choice:
         tuple(candidate for choice in choices for candidate in choice.candidates),
         refusal,
     )
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _refusal(found: Exchanges) -> Refusal | None:

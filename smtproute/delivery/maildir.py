@@ -19,8 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from smtproute.core.address import Address
-from smtproute.core.decide import FULL_FOR_NOW
-from smtproute.core.quota import UNLIMITED, Quota, over
+from smtproute.core.quota import FULL_FOR_NOW, UNLIMITED, Quota, over
 from smtproute.core.reply import Refusal, Reply
 from smtproute.delivery.usage import Counter
 from smtproute.world import SystemClock

@@ -87,7 +87,7 @@ def _domains_without_accounts(survey: Survey) -> Iterator[Finding]:
         yield error("no-account", "postfix-accounts.cf", what, f"setup email add postmaster@{folder.domain}")
         return
     for domain in survey.mail_domains:
-        if domain in survey.peopled or domain == folder.hostname or folder.environment.on("SMTP_ONLY"):
+        if domain in survey.peopled or domain in survey.tables.destinations or folder.environment.on("SMTP_ONLY"):
             continue
         named = [alias for alias in survey.aliases if alias.address is not None and alias.address.domain.key == domain]
         where = named[0].where

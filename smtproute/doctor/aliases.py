@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
+from smtproute.core.address import AddressError
+from smtproute.core.aliases import Trouble, completed, elsewhere, targets
 from smtproute.core.finding import Finding, error, warning
-from smtproute.doctor.survey import Alias, Survey, elsewhere, listed
+from smtproute.doctor.survey import Alias, Survey, listed
 
 __all__ = ["examine"]
 
@@ -25,29 +28,30 @@ def examine(survey: Survey) -> Iterator[Finding]:
                 what = f'The key "{alias.key}" is no address that mail can have: the line never matches.'
                 yield warning("no-address", alias.where, what)
             continue
-        refusal = survey.outlook(alias.address).refusal
-        code = refusal.reply.enhanced if refusal is not None else ""
-        if refusal is not None and code == "4.4.6":
-            path = refusal.detail.removeprefix("loop: ")
-            circle = frozenset(path.split(" -> "))
-            loops.setdefault(circle, []).append(alias)
-            paths.setdefault(circle, path)
-        elif refusal is not None and code == "4.6.0":
-            if "nested" in refusal.detail or "too long" in refusal.detail:
+        fault = survey.fault(alias.address)
+        if fault is None:
+            yield from _targets(survey, alias)
+            yield from _strangers(survey, alias)
+            continue
+        match fault.trouble:
+            case Trouble.LOOP:
+                circle = frozenset(fault.circle)
+                loops.setdefault(circle, []).append(alias)
+                paths.setdefault(circle, " -> ".join(fault.circle))
+            case Trouble.TOO_DEEP:
                 deep.append(alias)
-            else:
+            case Trouble.TOO_WIDE:
                 what = (
                     f"{alias.key} becomes more than 1000 addresses, Postfix's virtual_alias_expansion_limit: its mail"
                     " gets 451 4.6.0 after DATA, again at every retry, and is returned to the sender after days. So"
                     " many readers are for a mailing list manager."
                 )
                 yield error("alias-too-wide", alias.where, what)
-        elif refusal is not None and refusal.temporary:
-            what = f"Mail to {alias.key} is put off again and again: {refusal}."
-            yield error("alias-fails", alias.where, what)
-        else:
-            yield from _targets(survey, alias)
-            yield from _strangers(survey, alias)
+            case Trouble.TABLE:
+                what = f"Mail to {alias.key} is put off again and again: {fault.refusal}."
+                yield error("alias-fails", alias.where, what)
+            case _:
+                assert_never(fault.trouble)
     for alias in survey.local_aliases:
         outlook = survey.outlook(alias.address) if alias.address is not None and "@" not in alias.key else None
         if alias.where.startswith("/"):
@@ -83,12 +87,10 @@ def _loop(survey: Survey, circle: frozenset[str], path: str, aliases: list[Alias
 def _targets(survey: Survey, alias: Alias) -> Iterator[Finding]:
     """Targets that nobody gets, each where it is named."""
     assert alias.address is not None
-    outlook = survey.outlook(alias.address)
-    for note in outlook.notes:
-        if note.startswith(f"{alias.where}: "):
-            what = f"{alias.key}: {note.removeprefix(f'{alias.where}: ')}. Its mail goes to the other targets only."
-            kept = [str(each) for each in survey.direct(alias)] or [survey.somebody(alias)]
-            yield error("target-no-address", alias.where, what, f"{alias.key} {','.join(kept)}")
+    for fault in _no_addresses(survey, alias):
+        what = f"{alias.key}: {fault}; this target gets nothing. Its mail goes to the other targets only."
+        kept = [str(each) for each in survey.direct(alias)] or [survey.somebody(alias)]
+        yield error("target-no-address", alias.where, what, f"{alias.key} {','.join(kept)}")
     if elsewhere(alias.value):
         return  # a line in the wrong file, or a local alias
     if alias.catch_all and alias.value.startswith("@"):
@@ -112,6 +114,17 @@ def _targets(survey: Survey, alias: Alias) -> Iterator[Finding]:
             " message, then returns it to its sender, who is often forged (backscatter). Here RCPT is refused."
         )
         yield error("dead-alias", alias.where, what, f"setup email add {dead[0]}")
+
+
+def _no_addresses(survey: Survey, alias: Alias) -> Iterator[AddressError]:
+    """What is wrong with each target that is no address."""
+    for number, target in enumerate(targets(alias.value)):
+        if elsewhere(target) or (number == 0 and alias.value.startswith("@")):
+            continue  # a line in the wrong file, or a local alias; or the same name at another domain
+        try:
+            completed(target, survey.tables.origin)
+        except AddressError as fault:
+            yield fault
 
 
 def _dead(survey: Survey, alias: Alias, target: str) -> bool:

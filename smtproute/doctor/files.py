@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from smtproute.core.address import Address, Domain
-from smtproute.core.aliases import targets
+from smtproute.core.aliases import elsewhere, targets
 from smtproute.core.finding import Finding, error, warning
-from smtproute.doctor.survey import Survey, elsewhere
+from smtproute.doctor.survey import Survey
 
 __all__ = ["examine"]
 

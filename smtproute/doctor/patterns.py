@@ -111,7 +111,7 @@ def _escaped(domain: str) -> str:
 
 def _claims(survey: Survey, rules: list[_Rule]) -> dict[str, Finding]:
     """By the rule: the domains whose bare name it matches, where that does harm."""
-    if not survey.tables.claiming:
+    if survey.tables.alias_domains is not None:
         return {}
     ours: dict[str, list[str]] = {}
     for domain in survey.mail_domains:

@@ -32,7 +32,8 @@ def examine(survey: Survey) -> Iterator[Finding]:
             " write to the postmaster are lost."
         )
         yield error("postmaster", where, what, f"{postmaster} {somebody} (in postfix-virtual.cf)")
-    domains = [domain for domain in survey.mail_domains if survey.claim(domain) is None and domain != folder.hostname]
+    ours = survey.tables.destinations
+    domains = [domain for domain in survey.mail_domains if survey.claim(domain) is None and domain not in ours]
     missing = [
         each
         for each in (Address("postmaster", Domain.parse(domain)) for domain in domains)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from publicsuffixlist import PublicSuffixList
-
 from smtproute.core.docker_mailserver import Folder, KeyFile, Signing
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.settings import SignBy
@@ -61,17 +59,15 @@ def _keys(survey: Survey, arc: Signing) -> Iterator[Finding]:
     line = arc.options.get("use_domain")
     if (line is not None and line.value != "recipient") or arc.options.keys() & _OTHER_KEYS:
         return
-    suffixes = PublicSuffixList()
-    esld = arc.option("use_esld", True)
     keys = {key.domain.lower(): key for key in arc.keys}
     lost: set[str] = set()
     for domain, key in keys.items():
-        registered = suffixes.privatesuffix(domain) or domain
-        if esld and registered != domain:
+        asked = arc.asked(domain)
+        if asked != domain:
             lost.add(domain)
-            yield _never_found(survey, key, registered, found=registered in keys)
+            yield _never_found(survey, key, asked, found=asked in keys)
     for domain, forwards in survey.forwards.items():
-        asked = (suffixes.privatesuffix(domain) or domain) if esld else domain
+        asked = arc.asked(domain)
         if asked in keys or domain in lost:
             continue
         names = listed([name for name, _ in forwards])

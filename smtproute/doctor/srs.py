@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from smtproute.core.address import AddressError, Domain
@@ -32,10 +31,9 @@ def examine(survey: Survey) -> Iterator[Finding]:
 def _domain(survey: Survey, folder: Folder) -> Iterator[Finding]:
     environment = folder.environment
     rule = environment.rule("SRS_DOMAINNAME")
-    written = environment["SRS_DOMAINNAME"] or folder.domain
     best = next(iter(survey.mail_domains), folder.hostname)
     try:
-        domain = Domain.parse(written)
+        domain = Domain.parse(folder.srs_domain)
     except AddressError as fault:
         yield error("srs-domain", rule, f"{fault}: every rewritten sender is broken.", f"SRS_DOMAINNAME={best}")
         return
@@ -45,15 +43,14 @@ def _domain(survey: Survey, folder: Folder) -> Iterator[Finding]:
             " servers that check the sender refuse the mail."
         )
         yield error("srs-domain", rule, what, f"SRS_DOMAINNAME={best}")
-    excluded = [each for each in re.split(r"[\s,]+", environment["SRS_EXCLUDE_DOMAINS"].lower()) if each]
-    rewritten = [each for each in survey.mail_domains if each != domain.key and not _exempt(each, excluded)]
+    rewritten = [each for each in survey.mail_domains if each != domain.key and not folder.srs_spares(each)]
     if rewritten:
         what = (
             f"postsrsd rewrites every sender that is not at {domain} or in SRS_EXCLUDE_DOMAINS: also those of your own"
             f" users at {listed(rewritten)}, even in local mail. Their mail goes out in the name of {domain}, and past"
             f" the relays of postfix-relaymap.cf for {'it' if len(rewritten) == 1 else 'them'}."
         )
-        mend = f"SRS_EXCLUDE_DOMAINS={','.join((*excluded, *rewritten))}"
+        mend = f"SRS_EXCLUDE_DOMAINS={','.join((*environment.srs_excluded, *rewritten))}"
         yield warning("srs-exclude", environment.rule("SRS_EXCLUDE_DOMAINS"), what, mend)
     classes = environment["SRS_SENDER_CLASSES"]
     if "header_sender" in classes:
@@ -63,8 +60,3 @@ def _domain(survey: Survey, folder: Folder) -> Iterator[Finding]:
         )
         mend = "SRS_SENDER_CLASSES=envelope_sender"
         yield error("srs-header", environment.rule("SRS_SENDER_CLASSES"), what, mend)
-
-
-def _exempt(domain: str, excluded: list[str]) -> bool:
-    """Whether postsrsd leaves senders of the domain alone: ".example.org" stands for subdomains."""
-    return any(domain == each or (each.startswith(".") and domain.endswith(each)) for each in excluded)

@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from smtproute.core.address import Address, AddressError, Domain
-from smtproute.core.aliases import Aliases, LookupFault, PcreTable, TextTable, claimed, targets
+from smtproute.core.aliases import (
+    Aliases,
+    Fault,
+    LookupFault,
+    PcreTable,
+    TextTable,
+    Trouble,
+    claimed,
+    completed,
+    expand,
+    targets,
+)
 from smtproute.core.decide import Facts, Routing, decide
 from smtproute.core.docker_mailserver import Folder
 from smtproute.core.envelope import Client, Envelope
@@ -17,7 +28,7 @@ from smtproute.core.reply import Refusal
 from smtproute.core.settings import Kind, Mode, Role
 from smtproute.core.snapshot import Snapshot
 
-__all__ = ["Alias", "Outlook", "Survey", "elsewhere", "listed", "place"]
+__all__ = ["Alias", "Outlook", "Survey", "listed", "place"]
 
 ANYBODY = "nobody-7c1e"
 """A local part that no file names: what a catch-all is asked with."""
@@ -123,7 +134,7 @@ class Survey:
 
     @cached_property
     def local_aliases(self) -> tuple[Alias, ...]:
-        """Every entry of the local aliases, for addresses at the host name."""
+        """Every entry of the local aliases, for addresses at the names of the machine itself."""
         return tuple(
             Alias(key, entry.value, f"{table.file}:{entry.line}", self._address(key))
             for table in self.tables.local
@@ -182,13 +193,20 @@ class Survey:
         alias = next((step for step in matched if step.rule.startswith(self._files)), None)
         return Outlook(address, alias, plan.deliveries, plan.refusal, plan.notes)
 
+    def fault(self, address: Address) -> Fault | None:
+        """Why mail for it is put off."""
+        refusal = self.outlook(address).refusal
+        if refusal is None or not refusal.temporary:
+            return None
+        return expand(self.tables, address).fault or Fault(Trouble.TABLE, refusal.detail)
+
     def stranger(self, address: Address, routing: Routing | None = None) -> Refusal | None:
         """Why a stranger may not send to it; None where it is accepted."""
         envelope = Envelope(Client("192.0.2.1", 0, "", Role.INBOUND, trusted=False), None)
         return decide(Facts(routing or self.routing), envelope, address).refusal
 
     def claim(self, domain: str) -> str | None:
-        """The rule that matches the bare domain and so makes it one of aliases only."""
+        """The rule that makes it a domain of aliases only."""
         if domain not in self._claims:
             try:
                 self._claims[domain] = claimed(self.tables, Domain.parse(domain))
@@ -231,14 +249,9 @@ class Survey:
         for target in targets(alias.value):
             if not target.startswith("@"):
                 try:
-                    yield Address.parse(target if "@" in target else f"{target}@{self.tables.origin.text}")
+                    yield completed(target, self.tables.origin)
                 except AddressError:
                     continue
-
-
-def elsewhere(value: str) -> bool:
-    """Whether an alias leads to a program or a file (aliases(5))."""
-    return value.lstrip('"').startswith(("|", "/", ":include:"))
 
 
 def place(where: str) -> tuple[str, int]:

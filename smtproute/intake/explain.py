@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from smtproute.core.address import Address, Domain
 from smtproute.core.choice import Choice, Resolution
 from smtproute.core.decide import Facts
-from smtproute.core.docker_mailserver import differences, quota_name
+from smtproute.core.differences import differences, quota_name
 from smtproute.core.envelope import Envelope
 from smtproute.core.plan import Delivery, Plan
 from smtproute.core.reply import Reply
@@ -119,10 +119,9 @@ async def explain(
                 notes.append(
                     f"{delivery.address} gets one copy, already counted under {first}; Postfix would send it two"
                 )
-            endpoint = snapshot.settings.endpoints.get(delivery.endpoint)
             choice = None
-            if delivery.kind is Kind.ENDPOINT and endpoint is not None:
-                choice = await candidates(endpoint, delivery.address.domain)
+            if delivery.kind is Kind.ENDPOINT:
+                choice = await candidates(snapshot.settings.endpoints[delivery.endpoint], delivery.address.domain)
             seal = plan_seal(snapshot.settings, envelope, delivery, None)
             if seal.wanted and snapshot.settings.arc.by_author:
                 notes.append(f"{delivery.address}: not predicted: the header From may choose another sealing domain")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from smtproute.core.address import Address
-from smtproute.core.decide import Facts, Routing, decide, limited
+from smtproute.core.decide import Facts, Routing, decide, limited, weighed
 from smtproute.core.envelope import Envelope
 from smtproute.core.plan import Plan
 
@@ -39,7 +39,7 @@ async def decided(
     if not accounts:
         return plan
     known, unknown = await _gathered(usage, accounts, deadline)
-    plan = decide(Facts(routing, known), envelope, recipient)
+    plan = weighed(plan, Facts(routing, known), envelope, recipient)
     return replace(plan, notes=(*plan.notes, *unknown))
 
 

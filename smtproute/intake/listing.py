@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from smtproute.core.address import Address, AddressError, Domain
-from smtproute.core.aliases import PcreRule, PcreTable, TextTable, targets
+from smtproute.core.aliases import PcreRule, PcreTable, TextTable, completed, elsewhere, targets
 from smtproute.core.decide import Facts, decide
 from smtproute.core.envelope import Envelope
 from smtproute.core.plan import Plan
@@ -112,7 +112,7 @@ def known(snapshot: Snapshot) -> list[Known]:
             case TextTable():
                 for key, entry in table.entries.items():
                     found.update(_addresses(key, aliases.origin))
-                    if table not in aliases.local or not entry.value.startswith(_NO_ADDRESS):
+                    if table not in aliases.local or not elsewhere(entry.value):
                         found.update(_targets(snapshot, entry.value))
             case PcreTable():
                 for rule in table.rules:
@@ -150,10 +150,6 @@ def changes(was: Snapshot, will_be: Snapshot, envelope: Envelope) -> Iterator[Ch
     yield from (Change(None, Listed(each, None)) for each in new if each not in kept)
 
 
-_NO_ADDRESS = ("/", "|", "~", ":include:")
-"""How a target of local aliases begins that is a file, a program or a list (aliases(5))."""
-
-
 def _known(address: Address) -> Known:
     folded = Address(address.local.lower(), Domain(address.domain.key, address.domain.key))
     return Known(f"*@{folded.domain}" if folded.local == ANYBODY else str(folded), folded)
@@ -182,7 +178,7 @@ def _targets(snapshot: Snapshot, value: str) -> dict[str, Address]:
     found = {}
     for target in targets(value):
         try:
-            address = Address.parse(target if "@" in target else f"{target}@{routing.aliases.origin}")
+            address = completed(target, routing.aliases.origin)
         except AddressError:
             continue
         if address.domain.key in routing.local_domains or routing.aliases.own(address.domain):

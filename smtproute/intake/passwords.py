@@ -13,8 +13,6 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import assert_never
 
-from passlib.hash import argon2, bcrypt, ldap_salted_sha512, sha512_crypt
-
 from smtproute.core.address import Address, AddressError
 from smtproute.core.login import Login
 
@@ -107,25 +105,39 @@ def _decoy(logins: Mapping[str, Login], name: str) -> Login | None:
 
 
 def _verify(stored: str, password: bytes) -> bool:
-    """Whether the password is that of a `{SCHEME}hash`. Takes CPU time. Raises HashFault."""
+    """Whether the password is that of a `{SCHEME}hash`. Takes CPU time. Raises HashFault.
+
+    What reads hashes is loaded with the first that is read: most processes read none.
+    """
     scheme, octets = _read(stored)
     if scheme is Scheme.PLAIN:
         return hmac.compare_digest(octets, password)
     try:
         match scheme:
             case Scheme.SHA512_CRYPT:
+                from passlib.hash import sha512_crypt
+
                 text = octets.decode("ascii")
                 _bounded("number of rounds", sha512_crypt.from_string(text).rounds, _MAX_SHA512_ROUNDS)
                 right = sha512_crypt.verify(password, text)
             case Scheme.SSHA512:
+                from passlib.hash import ldap_salted_sha512
+
                 right = ldap_salted_sha512.verify(password, "{SSHA512}" + b64encode(octets).decode("ascii"))
             case Scheme.BLF_CRYPT:
+                from passlib.hash import bcrypt
+
                 text = octets.decode("ascii")
                 _bounded("cost", bcrypt.from_string(text).rounds, _MAX_BCRYPT_COST)
                 right = bcrypt.verify(password[:_BCRYPT_READS], text)
             case Scheme.ARGON2ID | Scheme.ARGON2I:
+                from passlib.hash import argon2
+
                 text = octets.decode("ascii")
-                _bound_argon2(text)
+                found = argon2.from_string(text)
+                _bounded("memory in KiB", found.memory_cost, _MAX_ARGON2_MEMORY)
+                _bounded("memory times passes", found.memory_cost * found.rounds, _MAX_ARGON2_WORK)
+                _bounded("number of lanes", found.parallelism, _MAX_ARGON2_LANES)
                 right = argon2.verify(password, text)
             case _:
                 assert_never(scheme)
@@ -160,14 +172,6 @@ def _read(stored: str) -> tuple[Scheme, bytes]:
     except ValueError:
         raise HashFault(f"what follows {{{label}}} is not in {encoding}") from None
     raise HashFault(f"the encoding of its {scheme} is not known here: write {{{scheme}.HEX}} or {{{scheme}.B64}}")
-
-
-def _bound_argon2(text: str) -> None:
-    """Raises HashFault, ValueError."""
-    found = argon2.from_string(text)
-    _bounded("memory in KiB", found.memory_cost, _MAX_ARGON2_MEMORY)
-    _bounded("memory times passes", found.memory_cost * found.rounds, _MAX_ARGON2_WORK)
-    _bounded("number of lanes", found.parallelism, _MAX_ARGON2_LANES)
 
 
 def _bounded(what: str, cost: int, most: int) -> None:

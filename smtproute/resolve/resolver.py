@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
 from typing import assert_never
 
 import dns.name
@@ -11,7 +10,7 @@ import dns.rdatatype
 from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.TXT import TXT
 
-from smtproute.core.address import AddressError
+from smtproute.core.address import AddressError, written_ip
 from smtproute.core.choice import Exchange, Exchanges, Found, LookupFailed, Resolution, Resolved
 from smtproute.core.settings import Resolver as ResolverSettings
 from smtproute.core.settings import Source
@@ -30,7 +29,7 @@ believed only where both questions were answered: what may be temporary must not
 class Resolver:
     """Addresses, mail exchangers and texts of names.
 
-    Only `txt` raises; a name that cannot be asked (malformed, too long, an IP address) is NXDOMAIN with the reason.
+    Only `txt` raises; a name that cannot be asked (malformed, too long) is NXDOMAIN with the reason.
     `attempt` and `total` are the seconds that one name server, and one look-up over all of them, may take. The hosts
     file and `resolv_conf` are read here. Raises ValueError for a static address or a server that is no IP address.
     """
@@ -62,7 +61,7 @@ class Resolver:
 
         Of a host that is an IP address, that address.
         """
-        if (written := _written(host)) is not None:
+        if (written := written_ip(host)) is not None:
             return Resolved(host, Resolution.OK, (Found(written, Source.WRITTEN),))
         try:
             name = askable(host)
@@ -162,10 +161,3 @@ def _exchanges(name: str, answer: Answer) -> Exchanges:
 
 def _unlike_key(text: bytes) -> tuple[bool, bool, bytes]:
     return not text.startswith(b"v=DKIM1"), b"p=" not in text, text
-
-
-def _written(host: str) -> str | None:
-    try:
-        return str(ip_address(host))
-    except ValueError:
-        return None

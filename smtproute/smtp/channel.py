@@ -165,9 +165,9 @@ class Channel(asyncio.Protocol):
         return reply
 
     @contextmanager
-    def secret(self, *texts: str) -> Iterator[None]:
+    def secret(self, *texts: bytes) -> Iterator[None]:
         """Meanwhile these texts stand as [credentials] in transcript and replies: some servers say what they heard."""
-        self._secrets = tuple(sorted((text.encode() for text in texts if text), key=len, reverse=True))
+        self._secrets = tuple(sorted(filter(None, texts), key=len, reverse=True))
         try:
             yield
         finally:

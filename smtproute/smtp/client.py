@@ -14,7 +14,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from smtproute.core.address import Address
@@ -25,9 +25,10 @@ from smtproute.core.settings import EndpointTls, Server
 from smtproute.core.transcript import Arrow, Line
 from smtproute.smtp import wire
 from smtproute.smtp.channel import ASTRAY, CHUNK, Broken, Channel, Said, connect
+from smtproute.smtp.sasl import Credentials
 from smtproute.world import World
 
-__all__ = ["TIMEOUTS", "Connection", "Credentials", "Dialogue", "Gone", "Mail", "Timeouts", "Unreachable"]
+__all__ = ["TIMEOUTS", "Connection", "Dialogue", "Gone", "Mail", "Timeouts", "Unreachable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,6 @@ class Timeouts:
 TIMEOUTS = Timeouts()
 _MAX_COMMAND = 512
 """Octets of a command with its CRLF (RFC 5321 4.5.3.1.4); a longer response to AUTH goes by itself (RFC 4954 4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Whom to log in as (RFC 4954)."""
-
-    username: str
-    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,17 +258,17 @@ class Connection:
         if "AUTH" not in self._extensions:
             raise Broken("not logged in: the server does not offer AUTH")
         offered = self._extensions["AUTH"].upper().split()
-        username, password = credentials.username.encode(), credentials.password.encode()
+        name, password = credentials.name.encode(), credentials.password
         if "PLAIN" in offered:
-            mechanism, responses = "PLAIN", [_base64(b"\0".join((b"", username, password)))]
+            mechanism, responses = "PLAIN", [_base64(b"\0".join((b"", name, password)))]
         elif "LOGIN" in offered:
-            mechanism, responses = "LOGIN", [_base64(username), _base64(password)]
+            mechanism, responses = "LOGIN", [_base64(name), _base64(password)]
         else:
             raise Broken(
                 f"not logged in: the server offers neither PLAIN nor LOGIN but {' '.join(offered) or 'nothing'}"
             )
         initial = mechanism == "PLAIN" and len(f"AUTH PLAIN {responses[0]}\r\n") <= _MAX_COMMAND
-        with self._channel.secret(*responses, credentials.password):
+        with self._channel.secret(*(response.encode() for response in responses), password):
             self._channel.say(f"AUTH PLAIN {responses[0]}" if initial else f"AUTH {mechanism}")
             reply = await self._channel.reply(self._timeouts.ehlo)
             for response in responses[1:] if initial else responses:

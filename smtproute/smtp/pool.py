@@ -13,7 +13,8 @@ from smtproute.core.choice import Candidate
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.settings import Endpoint, EndpointTls, Server
 from smtproute.core.transcript import Arrow, Line
-from smtproute.smtp.client import TIMEOUTS, Connection, Credentials, Dialogue, Gone, Mail, Timeouts, Unreachable
+from smtproute.smtp.client import TIMEOUTS, Connection, Dialogue, Gone, Mail, Timeouts, Unreachable
+from smtproute.smtp.sasl import Credentials
 from smtproute.world import World
 
 __all__ = ["IDLE", "MAX_MESSAGES", "CaFileFault", "Pool", "tls_context"]
@@ -197,7 +198,7 @@ class Pool:
             context=self._contexts[settings],
             helo=self._helo,
             world=self._world,
-            credentials=Credentials(endpoint.username, endpoint.password) if endpoint.username else None,
+            credentials=Credentials(endpoint.username, endpoint.password.encode()) if endpoint.username else None,
             lmtp=endpoint.lmtp,
             timeouts=self._timeouts,
         )

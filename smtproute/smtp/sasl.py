@@ -36,10 +36,10 @@ class SaslError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """As they were sent. Clients that know nothing of UTF-8 send passwords in other encodings, so that octets stay."""
+    """Who logs in. Clients that know nothing of UTF-8 send passwords in other encodings, so that octets stay."""
 
     name: str
-    """What was no UTF-8 in it is escaped with backslashes."""
+    """What a client sent that was no UTF-8 is escaped with backslashes."""
     password: bytes = field(repr=False)
 
 

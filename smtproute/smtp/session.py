@@ -27,7 +27,7 @@ from smtproute.core import permit
 from smtproute.core.address import Address
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
-from smtproute.core.reply import Reply
+from smtproute.core.reply import LOG_IN_FIRST, Reply
 from smtproute.core.settings import Limits, Listener, ListenerTls, Role
 from smtproute.core.transcript import Arrow, Line, Record, legible
 from smtproute.smtp import sasl, wire
@@ -62,7 +62,6 @@ _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many refused commands: mend what the
 _TOO_MANY_LOGINS = Reply(421, "4.7.0", "Too many failed logins: connect again with the right name and password")
 _STARTTLS_FIRST = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 _NOT_IN_CLEAR = Reply(538, "5.7.11", "Encryption required: nobody logs in in plain text here")
-_LOG_IN_FIRST = Reply(530, "5.7.0", "Authentication required: send AUTH first")
 _LOGGED_IN = Reply(235, "2.7.0", "Authentication successful")
 _CANCELLED = Reply(501, "5.0.0", "Authentication cancelled, as you wished")
 _NO_COMMAND = Reply(500, "5.5.2", "This is no command: HELP lists the verbs")
@@ -333,14 +332,14 @@ class Session(SMTP):
         return permit.logs_in(self._settings, self.client.ip, tls=bool(self.client.tls))
 
     @property
-    def _wants_tls(self) -> Reply | None:
+    def _refusal_in_clear(self) -> Reply | None:
         """Why nobody logs in as long as nothing is encrypted; None where somebody may."""
         if self._may_log_in:
             return None
         return _STARTTLS_FIRST if self._may_start_tls else _NOT_IN_CLEAR
 
     async def _auth(self, command: wire.Auth) -> Reply:
-        refusal = self._no_login
+        refusal = self._refusal_of_auth
         if refusal is not None:
             return self._refused(refusal)
         try:
@@ -356,7 +355,7 @@ class Session(SMTP):
         return _LOGGED_IN
 
     @property
-    def _no_login(self) -> Reply | None:
+    def _refusal_of_auth(self) -> Reply | None:
         """Why AUTH is out of place (RFC 4954 4); None where it is not."""
         if self._settings.role is not Role.SUBMISSION:
             return Reply(502, "5.5.1", "AUTH is not offered: there is no login here: send MAIL")
@@ -366,7 +365,7 @@ class Session(SMTP):
             return Reply(503, "5.5.1", "A transaction is open: finish it, or send RSET first")
         if self.client.login is not None:
             return Reply(503, "5.5.1", "You have logged in already: go on with MAIL")
-        return self._wants_tls
+        return self._refusal_in_clear
 
     async def _credentials(self, command: wire.Auth) -> Credentials:
         """The exchange, up to what the client has to say. Raises SaslError, WireError, ClientGone."""
@@ -401,7 +400,7 @@ class Session(SMTP):
         if not self.client.helo:
             return self._refused(Reply(503, "5.5.1", "Send EHLO or HELO first"))
         if self._settings.role is Role.SUBMISSION and self.client.login is None:
-            return self._refused(self._wants_tls or _LOG_IN_FIRST)
+            return self._refused(self._refusal_in_clear or LOG_IN_FIRST)
         if self._envelope is not None:
             return self._refused(Reply(503, "5.5.1", "A transaction is open: go on with RCPT, or send RSET first"))
         limit = self._limits.message_size

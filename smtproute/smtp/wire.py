@@ -208,7 +208,7 @@ _HTTP = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST
 _HOST = re.compile(r"[!#-'*+\-./0-:=?-\[\]-~]{1,255}")
 """Printable, without what would open a comment or a second field in a Received header: `( ) < > ; , " \\`."""
 _PATH = re.compile(r'<((?:"(?:[^"\\]|\\.)*+"|[^">])*+)>')
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-~\u0080-\U0010ffff]+))?")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([^\x00-\x20\x7f]+))?")
 _AUTH = re.compile(r"([A-Za-z0-9_-]{1,20})(?: +([!-~]+))?")
 _XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})"
 _IGNORED = {
@@ -216,7 +216,7 @@ _IGNORED = {
     ("MAIL", "ENVID"): re.compile(rf"{_XTEXT}{{1,100}}"),
     ("MAIL", "AUTH"): re.compile(rf"<>|{_XTEXT}+"),
     ("RCPT", "NOTIFY"): re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*", re.IGNORECASE),
-    ("RCPT", "ORCPT"): re.compile(r"[A-Za-z0-9-]+;[!-~\u0080-\U0010ffff]+"),
+    ("RCPT", "ORCPT"): re.compile(r"[A-Za-z0-9-]+;[^\x00-\x20\x7f]+"),
 }
 """Parameters that are taken though not offered, and not acted upon: DSN (RFC 3461 4), AUTH= (RFC 4954 5)."""
 

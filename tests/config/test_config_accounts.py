@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtproute.config.docker_mailserver.accounts import read_accounts
@@ -84,6 +84,16 @@ def test_one_account_in_two_cases_breaks_the_table_of_mailboxes() -> None:
     assert read.logins["anna@example.org"].password == "{X}y"
     assert shown(read.findings) == [("duplicate-key", "postfix-accounts.cf:2", "")]
     assert "451 4.3.0" in read.findings[0].what
+
+
+def test_a_password_without_scheme_is_a_sha512_crypt_hash() -> None:
+    """As in docker-mailserver's passdb."""
+    read = read_accounts(ACCOUNTS, b"anna@example.org|$6$x$y\nbob@example.org|secret\ncarl@example.org| \n")
+    assert [login.password for login in read.logins.values()] == ["$6$x$y", "secret", ""]
+    assert shown(read.findings) == [
+        ("no-scheme", "postfix-accounts.cf:2", "bob@example.org|{SHA512-CRYPT}hash"),
+        ("no-password", "postfix-accounts.cf:3", "carl@example.org|{SHA512-CRYPT}hash"),
+    ]
 
 
 def test_an_inline_comment_spoils_the_password() -> None:
@@ -177,22 +187,33 @@ def test_a_quota_for_no_account(tmp_path: Path) -> None:
 # Logins
 
 
-def test_virtual_accounts_log_in_as_their_account(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["15", "16"])
+def test_virtual_accounts_log_in_as_their_account(tmp_path: Path, version: str) -> None:
+    """Of several targets since 16 the first counts that is an account; before, there is no virtual account (#4581)."""
     snapshot = loaded(
         tmp_path,
+        keys=f'version = "{version}"',
         accounts="anna@example.org|{X}a\nbob@example.org|{X}b\n",
-        virtual="info@example.org x@y.example, bob@example.org anna@example.org\n"
+        virtual="several@example.org x@y.example, bob@example.org anna@example.org\n"
+        "info@example.org Bob@example.org\n"
         "anna@example.org bob@example.org\n"
         "@example.com anna@example.org\n"
         "root anna@example.org\n"
         "far@example.org x@y.example\n",
     )
+    several = {"several@example.org": ("bob@example.org", "{X}b", "postfix-virtual.cf:1")}
     assert {key: (str(login.account), login.password, login.rule) for key, login in snapshot.logins.items()} == {
-        "info@example.org": ("bob@example.org", "{X}b", "postfix-virtual.cf:1"),
+        **(several if version == "16" else {}),
+        "info@example.org": ("bob@example.org", "{X}b", "postfix-virtual.cf:2"),
         "anna@example.org": ("anna@example.org", "{X}a", "postfix-accounts.cf:1"),
         "bob@example.org": ("bob@example.org", "{X}b", "postfix-accounts.cf:2"),
     }
-    assert snapshot.findings == ()
+    assert [finding.name for finding in snapshot.findings] == ["userdb-case"]
+    assert snapshot.folder is not None
+    made = [line.name for line in snapshot.folder.userdb if line.rule.startswith("postfix-virtual.cf")]
+    assert made == (
+        ["several@example.org", "anna@example.org"] if version == "16" else ["anna@example.org", "@example.com"]
+    )
 
 
 def test_without_quotas_there_are_no_virtual_accounts(tmp_path: Path) -> None:
@@ -210,10 +231,11 @@ def test_without_quotas_there_are_no_virtual_accounts(tmp_path: Path) -> None:
 # Dovecot's users
 
 
-def userdb(accounts: str, virtual: str = "", quotas: str = "") -> Userdb:
+def userdb(accounts: str, virtual: str = "", quotas: str = "", version: str = "15") -> Userdb:
     read = read_quotas(QUOTAS, quotas.encode())
+    octets = accounts.encode()
     made = Userdb(
-        read_accounts(ACCOUNTS, accounts.encode(), read), ACCOUNTS, accounts.encode(), read, (QUOTAS, quotas.encode())
+        read_accounts(ACCOUNTS, octets, read), ACCOUNTS, octets, read, (QUOTAS, quotas.encode()), version=version
     )
     made.add_accounts()
     made.add_virtual(read_virtual("postfix-virtual.cf", virtual.encode()).lines)
@@ -233,6 +255,7 @@ def test_the_list_of_docker_mailservers_own_test() -> None:
         "test@local.example user2@other.example\n"
         "first-name@local.example user2@other.example\n"
         "first.name@local.example user2@other.example\n",
+        version="16",
     )
     assert [(line.name, line.account, line.home) for line in made.lines] == [
         ("user1@local.example", "user1@local.example", "/var/mail/local.example/user1/home"),
@@ -271,15 +294,36 @@ def test_case_counts_among_accounts() -> None:
 
 def test_the_first_target_that_is_found_counts() -> None:
     made = userdb(
-        "anna@d.example|{X}a\nbob@d.example|{X}b\n", "info@d.example x@y.example,bob@d.example anna@d.example\n"
+        "anna@d.example|{X}a\nbob@d.example|{X}b\n",
+        "info@d.example x@y.example,bob@d.example anna@d.example\n",
+        version="16",
     )
     assert [(line.name, line.account) for line in made.lines][2:] == [("info@d.example", "bob@d.example")]
     assert made.findings == []
 
 
+def test_before_16_several_targets_are_found_nowhere_and_a_catch_all_is_a_name() -> None:
+    made = userdb("anna@d.example|{X}a\n", "both@d.example anna@d.example,x@y.example\n@c.example anna@d.example\n")
+    assert [(line.name, line.account) for line in made.lines][1:] == [("@c.example", "anna@d.example")]
+    assert made.findings == []
+
+
+def test_before_16_no_target_is_found_in_the_first_line() -> None:
+    accounts, virtual = "anna@d.example|{X}a\nbob@d.example|{X}b\n", "info@d.example\n"
+    made = userdb(accounts, virtual)
+    assert [(line.name, line.account) for line in made.lines][2:] == [("info@d.example", "anna@d.example")]
+    (finding,) = made.findings
+    assert (finding.name, finding.where) == ("userdb-substring", "postfix-virtual.cf:1")
+    assert "who has the password of anna@d.example logs in as info@d.example too" in finding.what
+    assert shown(tuple(userdb(f"# people\n{accounts}", virtual).findings)) == [
+        ("userdb-panic", "postfix-virtual.cf:1", "")
+    ]
+    assert userdb(accounts, virtual, version="16").lines == made.lines[:2]
+
+
 def test_a_target_in_a_line_without_password_stops_docker_mailserver() -> None:
     """The # of an inline comment is found in any comment of the accounts file."""
-    made = userdb("# people\nanna@d.example|{X}a\n", "info@d.example x@y.example # elsewhere\n")
+    made = userdb("# people\nanna@d.example|{X}a\n", "info@d.example x@y.example # elsewhere\n", version="16")
     assert [line.name for line in made.lines] == ["anna@d.example"]
     assert shown(tuple(made.findings)) == [("userdb-panic", "postfix-virtual.cf:1", "info@d.example x@y.example")]
 
@@ -334,6 +378,7 @@ LINES = st.lists(st.text("abAB@.d+*#|\n ", max_size=12), max_size=4).map("\n".jo
 
 @pytest.mark.peer("grep")
 @settings(max_examples=150, deadline=None)
+@example("a***d", "aad", False)
 @given(PATTERN, LINES, st.booleans())
 def test_grep_agrees(pattern: str, text: str, ignore_case: bool) -> None:
     ours = Grep(text.encode(), ignore_case=ignore_case).first(pattern)

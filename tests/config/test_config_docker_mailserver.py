@@ -48,8 +48,9 @@ def test_the_whole_folder(tmp_path: Path) -> None:
     assert isinstance(text, TextTable)
     assert isinstance(pcre, PcreTable)
     assert (text.file, pcre.file) == ("postfix-virtual.cf", "postfix-regexp.cf")
-    assert (routing.aliases.origin.key, routing.aliases.claiming) == ("mail.example.org", True)
-    assert routing.aliases.destinations == {"mail.example.org", "localhost", "localhost.example.org"}
+    assert (routing.aliases.origin.key, routing.aliases.alias_domains) == ("mail.example.org", None)
+    names = {"mail.example.org", "localhost", "localhost.example.org"}
+    assert routing.aliases.destinations == names | {"[127.0.0.1]", "[ipv6:::1]"}
     assert becomes(snapshot, "hostmaster@localhost") == ["anna@example.org"]
     assert becomes(snapshot, "root@localhost") == ["x@y.example"]
     assert list(routing.mailboxes) == ["anna@example.org"]
@@ -143,10 +144,15 @@ def test_a_continued_target_makes_its_domain_local(tmp_path: Path) -> None:
     snapshot = loaded(tmp_path, accounts=ANNA, virtual="a@example.org\n   anna@example.org,\n  me@gmail.example\n")
     assert becomes(snapshot, "a@example.org") == ["anna@example.org", "me@gmail.example"]
     assert snapshot.routing.local_domains["gmail.example"] == "postfix-virtual.cf:3"
-    same, foreign = snapshot.findings
+    same, foreign, *without = snapshot.findings
     assert (same.severity, same.instead) == (Severity.WARNING, "a@example.org anna@example.org")
     assert (foreign.severity, foreign.instead) == (Severity.ERROR, "a@example.org me@gmail.example")
     assert "make gmail.example a local domain, whose other addresses bounce" in foreign.what
+    assert [(each.name, each.where) for each in without] == [
+        ("userdb-substring", "postfix-virtual.cf:1"),
+        ("userdb-substring", "postfix-virtual.cf:3"),
+    ]
+    assert "who has the password of anna@example.org logs in as me@gmail.example too" in without[1].what
 
 
 def test_leading_space_in_the_first_line(tmp_path: Path) -> None:
@@ -287,6 +293,21 @@ def test_the_folder_says_who_seals(tmp_path: Path) -> None:
     (tmp_path / "own.txt").touch()
     own = '[arc.keys."example.org"]\nselector = "own"\nfile = "own.txt"'
     assert loaded(tmp_path, own, accounts=ANNA).settings.arc.keys["example.org"].selector == "own"
+
+
+def test_which_domain_was_registered(tmp_path: Path) -> None:
+    """By the list of public suffixes, as rspamd's use_esld has it; "co.uk" is one, "abc.de" is none."""
+    override = tmp_path / "config/rspamd/override.d"
+    override.mkdir(parents=True)
+    (override / "arc.conf").write_text('domain { mx.abc.de { path = "/tmp/docker-mailserver/key"; } }\n')
+    folder = loaded(tmp_path, accounts="anna@mx.example.co.uk|{X}y\n").folder
+    assert folder is not None and folder.arc is not None
+    asked = {each: folder.arc.asked(each) for each in ("mx.abc.de", "mx.example.co.uk", "mail.example.org", "co.uk")}
+    assert list(asked.values()) == ["abc.de", "example.co.uk", "example.org", "co.uk"]
+    (override / "arc.conf").write_text("use_esld = false;\n")
+    folder = loaded(tmp_path).folder
+    assert folder is not None and folder.arc is not None
+    assert folder.arc.asked("mx.example.co.uk") == "mx.example.co.uk"
 
 
 def test_a_key_of_the_folder_that_cannot_be_used_is_as_good_as_none(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_spoof_protection(tmp_path: Path) -> None:
     ("value", "trusted", "found"),
     [
         ("none", (), []),
-        ("network", (*LOOPBACK, ip_network("172.16.0.0/12")), []),
+        ("network", (*LOOPBACK, ip_network("172.16.0.0/12")), ["permit-docker"]),
         ("container", LOOPBACK, ["permit-docker"]),
         ("host", LOOPBACK, ["permit-docker"]),
         ("connected-networks", LOOPBACK, ["permit-docker"]),
@@ -148,7 +148,8 @@ def test_main_overrides(tmp_path: Path) -> None:
     )
     assert snapshot.routing.aliases.delimiter == "+-"
     assert networks(snapshot) == (ip_network("127.0.0.0/8"), ip_network("::1/128"), ip_network("10.1.0.0/16"))
-    assert snapshot.routing.aliases.destinations == {"mail.example.org", "localhost.example.org", "list.example.org"}
+    names = {"mail.example.org", "localhost.example.org", "list.example.org"}
+    assert snapshot.routing.aliases.destinations - {"[127.0.0.1]", "[ipv6:::1]"} == names
     assert snapshot.routing.local_domains == {
         "mail.example.org": "postfix-main.cf:8",
         "localhost.example.org": "postfix-main.cf:8",
@@ -161,18 +162,19 @@ def test_main_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "claiming", "local"),
+    ("line", "domains"),
     [
-        ("", True, False),
-        ("virtual_alias_domains = $virtual_alias_maps", True, False),
-        ("virtual_alias_domains = ${virtual_alias_maps}", True, False),
-        ("virtual_alias_domains =", False, False),
-        ("virtual_alias_domains = forward.example", False, True),
+        ("", None),
+        ("virtual_alias_domains = $virtual_alias_maps", None),
+        ("virtual_alias_domains = ${virtual_alias_maps}", None),
+        ("virtual_alias_domains =", {}),
+        ("virtual_alias_domains = forward.example", {"forward.example": "postfix-main.cf:1"}),
     ],
 )
-def test_domains_of_aliases(tmp_path: Path, line: str, claiming: bool, local: bool) -> None:
+def test_domains_of_aliases(tmp_path: Path, line: str, domains: dict[str, str] | None) -> None:
     routing = loaded(tmp_path, accounts=ANNA, main=f"{line}\n").routing
-    assert (routing.aliases.claiming, "forward.example" in routing.local_domains) == (claiming, local)
+    assert routing.aliases.alias_domains == domains
+    assert ("forward.example" in routing.local_domains) is ("forward.example" in (domains or {}))
 
 
 def test_other_alias_tables(tmp_path: Path) -> None:

@@ -134,8 +134,8 @@ EXACT = [
     ('[accounts]\nover_quota = "bounce"', 'accounts.over_quota = "bounce": not one of reject, defer.'),
     # docker-mailserver
     (
-        '[docker_mailserver]\nconfig = "dms"\nversion = "13"',
-        'docker_mailserver.version = "13": not one of 14, 15, 16. Write the number before the first point, in quotes.',
+        '[docker_mailserver]\nconfig = "dms"\nversion = "14"',
+        'docker_mailserver.version = "14": not one of 15, 16. Write the number before the first point, in quotes.',
     ),
     (
         '[docker_mailserver]\nconfig = "dms"\n[docker_mailserver.paths]\n"etc/x" = "x"',

@@ -163,6 +163,28 @@ def test_the_table_is_the_one_that_postfix_reads(relaymap: str) -> None:
     assert {key: found.relays.by_sender[key].nexthop for key in queries if key in found.relays.by_sender} == answers
 
 
+SENDERS = ["u@a.x", "v@a.x", "u@b.x", "u+d@a.x", "u", "@a.x", "@b.x", "<>"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(SENDERS), st.sampled_from(["[h.x]:25", "h.x", "h:x:1", "DUNNO"])), max_size=5),
+    st.lists(st.sampled_from([*SENDERS, "h.x", "[h.x]:25"]), max_size=5),
+    st.sampled_from(["", "[d.x]:25", "d:x:1"]),
+)
+def test_whatever_the_tables_say_each_sender_has_an_endpoint(
+    relaymap: list[tuple[str, str]], passwords: list[str], default: str
+) -> None:
+    found = read(
+        "".join(f"{key} {value}\n" for key, value in relaymap),
+        "".join(f"{key} user:password\n" for key in passwords),
+        DEFAULT_RELAY_HOST=default,
+    )
+    for sender in (None, *map(Address.parse, ("u@a.x", "v@a.x", "u@b.x", "u+d@a.x", "w@c.x"))):
+        for own in (False, True):
+            relay = relay_for(found.relays, sender, [], own)
+            assert relay is None or found.endpoints[relay[0]].relay
+
+
 # Next hops
 
 
@@ -217,7 +239,9 @@ def test_mail_for_a_malformed_next_hop_waits(nexthop: str, instead: str) -> None
     found = read(f"@domainone.tld {nexthop}\n")
     relay = relay_for(found.relays, Address.parse("a@domainone.tld"), [])
     assert relay is not None
-    assert found.endpoints == {}
+    fault = found.endpoints[relay[0]].fault
+    assert fault is not None and fault.temporary
+    assert (fault.says, fault.detail) == ("postfix-relaymap.cf:1", f'"{nexthop}" is no next hop')
     (finding,) = told(found, "relay-syntax")
     assert finding.where == "postfix-relaymap.cf:1"
     if instead != "[smtp.example]:99999":
@@ -228,7 +252,8 @@ def test_relay_host_is_always_put_into_brackets() -> None:
     assert sent(read(RELAY_HOST="smtp.example"), "a@domainone.tld") == ("smtp.example:25", "", "mailserver.env:1")
     for written in ("[smtp.example]", "smtp.example:587"):
         found = read(RELAY_HOST=written)
-        assert (found.endpoints, len(told(found, "relay-syntax"))) == ({}, 1)
+        assert all(endpoint.fault is not None for endpoint in found.endpoints.values())
+        assert (len(found.endpoints), len(told(found, "relay-syntax"))) == (1, 1)
 
 
 # Credentials
@@ -314,10 +339,27 @@ def test_the_scripts_make_a_duplicate_of_a_key_in_capitals() -> None:
     assert (finding.where, "mailserver.env:1" in finding.what) == ("mailserver.env:1", True)
 
 
-def test_duplicate_credentials_log_nobody_in() -> None:
-    found = read("@domainone.tld [a.example]\n", "[a.example] u:p\n[a.example] v:q\n")
+def test_duplicate_credentials_defer_the_mail_of_every_relay() -> None:
+    relaymap = "@domainone.tld [a.example]\n@domaintwo.tld [b.example]\n"
+    passwords = "@domaintwo.tld two:hunter2\n[a.example] u:hunter2\n[a.example] v:hunter3\n"
+    found = read(relaymap, passwords)
+    why = 'postfix-sasl-password.cf: duplicate key "[a.example]" (lines 2 and 3)'
+    assert (found.relays.fault, found.relays.credentials_fault) == ("", why)
+    assert {str(endpoint.fault) for endpoint in found.endpoints.values()} == {
+        f"451 4.3.0 Temporary lookup failure: try again later (relay credentials: {why})"
+    }
+    assert set(found.endpoints) == set(read(relaymap, passwords.partition("[a.example] v")[0]).endpoints)
+    (finding,) = told(found, "duplicate-key")
+    assert (finding.where, "mail for every relay is deferred" in finding.what) == ("postfix-sasl-password.cf:3", True)
+    assert "hunter" not in repr(found)
+
+
+def test_duplicate_credentials_that_nobody_asks_for_change_nothing() -> None:
+    passwords = "[a.example] u:p\n[a.example] v:q\n"
+    assert read(passwords=passwords).relays.credentials_fault == ""
+    found = read("@domainone.tld [a.example]\n", passwords, {"smtp_sasl_auth_enable": "no"})
     assert sent(found, "u@domainone.tld") == ("a.example:25", "", "postfix-relaymap.cf:1")
-    assert [each.where for each in told(found, "duplicate-key")] == ["postfix-sasl-password.cf:2"]
+    assert [endpoint.fault for endpoint in found.endpoints.values()] == [None]
 
 
 def test_a_last_line_that_does_not_end_swallows_the_first_entry_of_the_scripts() -> None:

@@ -58,8 +58,9 @@ def test_the_name_stays_in_every_place(tmp_path: Path) -> None:
     kept = carried(old, new)
     aliases = kept.routing.aliases
     assert (kept.settings.hostname.key, kept.routing.hostname.key, aliases.origin.key) == ("mail.example.org",) * 3
-    assert aliases.destinations == {"mail.example.org", "localhost", "localhost.example.org"}
-    assert set(kept.routing.local_domains) == {"example.org", *aliases.destinations}
+    names = {"mail.example.org", "localhost", "localhost.example.org"}
+    assert aliases.destinations == names | {"[127.0.0.1]", "[ipv6:::1]"}
+    assert set(kept.routing.local_domains) == {"example.org", *names}
     assert aliases.local == new.routing.aliases.local
     assert [(finding.name, finding.where) for finding in kept.findings] == [("not-reloaded", "hostname")]
 

@@ -73,7 +73,7 @@ def test_text_faults() -> None:
     assert key_domains(table) == {"c.example": "v:6"}
     expansion = expand(Aliases((table,), ORIGIN), Address.parse("b@c.example"))
     assert expansion.fault is not None
-    assert str(expansion.fault.reply) == "451 4.3.0 Temporary lookup failure: try again later"
+    assert str(expansion.fault.refusal.reply) == "451 4.3.0 Temporary lookup failure: try again later"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_an_empty_result_is_a_fault_of_the_look_up() -> None:
     table, _ = pcre_table("p", "/a/\n")
     fault = expand(Aliases((table,), ORIGIN), Address.parse("a@c.example")).fault
     assert fault is not None
-    assert (fault.reply.code, fault.detail) == (451, "p:1: the result is empty")
+    assert (fault.refusal.reply.code, fault.detail) == (451, "p:1: the result is empty")
 
 
 def test_patterns_in_other_encodings() -> None:

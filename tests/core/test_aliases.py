@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtproute.core.address import Address
-from smtproute.core.aliases import Aliases, Condition, PcreRule, PcreTable, compile_pattern, expand, targets
+from smtproute.core.aliases import Aliases, Condition, PcreRule, PcreTable, Trouble, compile_pattern, expand, targets
 from tests.core.routing import HOST, aliases, text_table
 
 
@@ -96,8 +96,9 @@ def test_a_loop_is_named() -> None:
     table = {"a@x.example": "b@x.example", "b@x.example": "c@x.example", "c@x.example": "b@x.example, d@x.example"}
     fault = expand(aliases(table), Address.parse("a@x.example")).fault
     assert fault is not None
-    assert str(fault.reply) == "451 4.4.6 Alias loop: the address leads back to itself"
+    assert str(fault.refusal.reply) == "451 4.4.6 Alias loop: the address leads back to itself"
     assert fault.detail == "loop: b@x.example -> c@x.example -> b@x.example"
+    assert (fault.trouble, fault.circle) == (Trouble.LOOP, ("b@x.example", "c@x.example", "b@x.example"))
 
 
 def test_a_loop_is_found_behind_an_address_that_stays() -> None:
@@ -110,20 +111,21 @@ def test_a_loop_is_found_behind_an_address_that_stays() -> None:
     }
     fault = expand(aliases(table), Address.parse("v@x.example")).fault
     assert fault is not None
-    assert fault.reply.enhanced == "4.4.6"
+    assert fault.refusal.reply.enhanced == "4.4.6"
 
 
 def test_growth_without_end_is_a_fault() -> None:
     fault = expand(aliases({"a@x.example": "a+b@x.example"}), Address.parse("a+c@x.example")).fault
     assert fault is not None
-    assert str(fault.reply) == "451 4.6.0 Alias expansion error"
+    assert str(fault.refusal.reply) == "451 4.6.0 Alias expansion error"
+    assert fault.trouble is Trouble.TOO_DEEP
 
 
 def test_too_many_targets_are_a_fault() -> None:
     wide = {"a@x.example": " ".join(f"u{n}@y.example" for n in range(1001))}
     fault = expand(aliases(wide), Address.parse("a@x.example")).fault
     assert fault is not None
-    assert fault.reply.enhanced == "4.6.0"
+    assert (fault.trouble, fault.refusal.reply.enhanced) == (Trouble.TOO_WIDE, "4.6.0")
     del wide["a@x.example"]
     wide["a@x.example"] = " ".join(f"u{n}@y.example" for n in range(1000))
     assert len(finals(aliases(wide), "a@x.example")) == 1000
@@ -133,8 +135,8 @@ def test_a_table_that_cannot_be_used_answers_for_nobody() -> None:
     broken = text_table({"a@x.example": "b@y.example"}, fault="duplicate key a@x.example (lines 1 and 2)")
     fault = expand(aliases(broken), Address.parse("someone@else.example")).fault
     assert fault is not None
-    assert str(fault.reply) == "451 4.3.0 Temporary lookup failure: try again later"
-    assert "lines 1 and 2" in fault.detail
+    assert str(fault.refusal.reply) == "451 4.3.0 Temporary lookup failure: try again later"
+    assert fault.trouble is Trouble.TABLE and "lines 1 and 2" in fault.detail
     good = text_table({"a@x.example": "a@x.example"}, file="good")
     assert finals(aliases(good, broken), "a@x.example") == ["a@x.example"]
 
@@ -143,7 +145,7 @@ def test_passing_the_match_limit_is_temporary() -> None:
     made = aliases(pcre((r"^(a+)+$", ("never@y.example",))))
     expansion = expand(made, Address.parse("a" * 60 + "!@x.example"))
     assert expansion.fault is not None
-    assert expansion.fault.reply.code == 451
+    assert expansion.fault.refusal.reply.code == 451
     assert "postfix-regexp.cf:1" in expansion.fault.detail
     assert "match limit" in expansion.fault.detail
 
@@ -175,7 +177,7 @@ def test_expansion_ends_with_each_final_address_once(table: dict[str, str], name
     if expansion.fault is None:
         assert found or expansion.notes
     else:
-        assert expansion.fault.temporary
+        assert expansion.fault.refusal.temporary
 
 
 @given(tables, names)

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtproute.core.address import Address
-from smtproute.core.aliases import direct
-from smtproute.core.decide import FULL, Facts, Mailbox, Routing, decide, limited
+from smtproute.core.aliases import Condition, PcreRule, PcreTable, direct
+from smtproute.core.decide import Facts, Mailbox, Routing, decide, limited, weighed
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Plan, Tried, distinct
-from smtproute.core.quota import Quota, over
+from smtproute.core.quota import FULL, Quota, over
 from smtproute.core.routes import Target
 from smtproute.core.settings import Kind, Mode, Role
 from tests.core.routing import HOST, envelope, routing, text_table
@@ -212,6 +212,7 @@ def test_quota_refuses_where_all_live_copies_are_for_full_mailboxes(
     made = replace(made, mailboxes=boxes, full=FULL)
     empty = held(made, {}, recipient, size)
     plan_now = held(made, usage, recipient, size)
+    assert weighed(empty, Facts(made, usage), replace(STRANGER, size=size), Address.parse(recipient)) == plan_now
     if empty.refusal is not None:
         assert plan_now.reply == empty.reply
         return
@@ -227,6 +228,43 @@ def test_quota_refuses_where_all_live_copies_are_for_full_mailboxes(
         assert plan_now.deliveries == empty.deliveries  # the full mailbox's copy waits in the queue
         assert len(plan_now.notes) == len(empty.notes) + len(full)
     assert {account.key for account in limited(empty, made)} == {box.mailbox.key for box in live if box.mailbox}
+
+
+def test_full_mailboxes_of_a_plan_with_a_dead_branch() -> None:
+    """Where it is refused, nobody is promised a DSN; `RCPT TO:<Postmaster>` is captured."""
+    made = routing(
+        {"both@x.example": "a@x.example, gone@x.example", f"postmaster@{HOST}": "a@x.example"},
+        accounts=("a@x.example",),
+    )
+    boxes = {key: replace(box, quota=Quota(100)) for key, box in made.mailboxes.items()}
+    made = replace(made, mailboxes=boxes, full=FULL)
+    usage = {"a@x.example": 100}
+    assert any("DSN" in note for note in plan(made, "both@x.example").notes)
+    refused = decide(Facts(made, usage), STRANGER, Address.parse("both@x.example"))
+    assert (refused.reply, refused.deliveries, refused.notes) == (FULL, (), ())
+    captured = weighed(plan(made, None), Facts(made, usage), STRANGER, None)
+    assert captured == decide(Facts(made, usage), STRANGER, None)
+    assert (captured.reply.code, copies(captured)) == (250, [("capture", f"postmaster@{HOST}", "")])
+
+
+class Counted:
+    """A pattern that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def search(self, subject: bytes) -> None:
+        self.asked.append(subject)
+
+
+def test_a_domain_is_asked_for_its_claim_once_in_a_decision() -> None:
+    pattern = Counted()
+    table = PcreTable("postfix-regexp.cf", (PcreRule(1, Condition("/x/", pattern), ("a@x.example",)),))
+    many = {"all@x.example": " ".join(f"{local}@{domain}.example" for local in "abc" for domain in "xyz")}
+    made = routing(many, table, accounts=("z@x.example",))
+    made = replace(made, aliases=replace(made.aliases, alias_domains=None))
+    assert len(plan(made, "all@x.example", TRUSTED).deliveries) == 9
+    assert sorted(each for each in pattern.asked if b"@" not in each) == [b"x.example", b"y.example", b"z.example"]
 
 
 foreign = st.sampled_from(["a@far.example", "b@far.example", "a@deep.far.example"])

@@ -51,10 +51,10 @@ def test_a_line_for_each_account_and_virtual_account(file: Path) -> None:
     done = run("accounts", "-c", str(file))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "account            stands for       quota root  used      limit       rule",
-        "anna@example.org   -                User quota    0B  unlimited    -  dovecot-quotas.cf:1",
-        "ben@example.org    -                User quota  1.5k         2k  75%  dovecot-quotas.cf:2",
-        "sales@example.org  ben@example.org  User quota  1.5k         2k  75%  dovecot-quotas.cf:2",
+        "account            stands for       quota root  used      limit  full  rule",
+        "anna@example.org   -                User quota    0B  unlimited     -  dovecot-quotas.cf:1",
+        "ben@example.org    -                User quota  1.5k         2k   75%  dovecot-quotas.cf:2",
+        "sales@example.org  ben@example.org  User quota  1.5k         2k   75%  dovecot-quotas.cf:2",
     ]
 
 
@@ -75,6 +75,26 @@ def test_as_json(file: Path) -> None:
         "rule": "dovecot-quotas.cf:2",
         "why": "",
     }
+
+
+def test_nobody_set_the_default(file: Path) -> None:
+    (file.parent / "dms" / "dovecot-quotas.cf").unlink()
+    rows = run("accounts", "-c", str(file)).stdout.splitlines()[1:]
+    assert [row.split()[-3:] for row in rows] == [["unlimited", "-", "default"]] * 3
+    (file.parent / "mailserver.env").write_text("POSTFIX_MAILBOX_SIZE_LIMIT=5000000\n")
+    file.write_text(file.read_text().replace('config = "dms"', 'config = "dms"\nenv = "mailserver.env"'))
+    rows = run("accounts", "-c", str(file)).stdout.splitlines()[1:]
+    assert [row.split()[-3:] for row in rows] == [["5M", "0%", "mailserver.env:1"]] * 3
+
+
+def test_an_alias_of_several_targets_is_a_name_to_log_in_with_since_16(file: Path) -> None:
+    (file.parent / "dms" / "postfix-virtual.cf").write_text("all@example.org ben@example.org, anna@example.org\n")
+    listed = {}
+    for version in ("15", "16"):
+        file.write_text(CONFIG.format(folder=file.parent).replace('"dms"', f'"dms"\nversion = "{version}"'))
+        objects = map(json.loads, run("accounts", "--json", "-c", str(file)).stdout.splitlines())
+        listed[version] = {each["name"]: each["account"] for each in objects if each["virtual"]}
+    assert listed == {"15": {}, "16": {"all@example.org": "ben@example.org"}}
 
 
 def test_beside_a_running_relay(file: Path) -> None:

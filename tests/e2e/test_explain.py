@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -123,6 +124,30 @@ def test_the_environment_file_says_what_the_container_has(file: Path) -> None:
     assert there(name) == ""
 
 
+@pytest.mark.parametrize(
+    ("relaymap", "passwords", "why"),
+    [
+        (
+            "@example.org [relay.example:587\n",
+            "",
+            '451 4.3.5 .*postfix-relaymap.cf:1: "\\[relay.example:587" is no next hop',
+        ),
+        (
+            "@example.org [relay.example]:587\n",
+            "[relay.example]:587 a:b\n[relay.example]:587 c:d\n",
+            "451 4.3.0 .*postfix-sasl-password.cf: duplicate key",
+        ),
+    ],
+)
+def test_a_relay_whose_mail_waits(file: Path, relaymap: str, passwords: str, why: str) -> None:
+    (file.parent / "dms" / "postfix-relaymap.cf").write_text(relaymap)
+    (file.parent / "dms" / "postfix-sasl-password.cf").write_text(passwords)
+    done = run("explain", "me@far.example", "--from", "name@example.org", "--auth", "name@example.org", "-c", str(file))
+    assert done.returncode == 1, done.stderr
+    assert "  reply 250 2.1.5 " in done.stdout
+    assert re.search(f"\n     {why}", done.stdout), done.stdout
+
+
 def test_a_full_mailbox(file: Path) -> None:
     inbox = file.parent / "state" / "mail" / "example.org" / "anna" / "new"
     inbox.mkdir(parents=True)
@@ -136,6 +161,15 @@ def test_a_full_mailbox(file: Path) -> None:
     assert (explained["reply"]["code"], explained["deliveries"][0]["address"]) == (250, "me@far.example")
     said = there(explained)
     assert "At RCPT it answers 552 5.2.2 Mailbox is full: " in said and "though nothing of this mail goes there" in said
+
+
+def test_the_size_decides_whether_a_mailbox_has_room(file: Path) -> None:
+    (small,) = told(file, "anna@example.org", "--size", "1126")
+    (large,) = told(file, "anna@example.org", "--size", "1127")
+    assert (small["reply"]["code"], large["reply"]["code"]) == (250, 552)  # 1k, and a tenth of grace
+    done = run("explain", "anna@example.org", "--size", "99999999", "-c", str(file))
+    assert done.returncode == 64
+    assert "--size 99999999: no message is taken that is larger than 10240000 octets" in done.stderr
 
 
 def test_two_recipients_that_meet_are_one_copy_here(file: Path) -> None:

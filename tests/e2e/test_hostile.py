@@ -22,7 +22,10 @@ from tests.e2e.test_seals import FORWARD
 
 
 async def test_a_quoted_local_part_does_not_become_two_addresses(lab: Lab) -> None:
-    """A pcre result pastes the local part in: its quotes must come along, or anybody could relay anywhere."""
+    """A pcre result pastes the local part in: its quotes must come along, or it would name others.
+
+    A stranger may not even write an address inside another; a trusted client may.
+    """
     far = await lab.upstream("far.example")
     lab.write("re.cf", "/^(.*)@local\\.example$/ $1@internal.example\n")
     relay = await lab.started(
@@ -34,13 +37,19 @@ async def test_a_quoted_local_part_does_not_become_two_addresses(lab: Lab) -> No
         [listener.mx]
         bind = "127.0.0.1:0"
         role = "inbound"
+        [listener.app]
+        bind = "127.0.0.1:0"
+        role = "trusted"
         [endpoint.out]
         servers = ["far.example:{far.port}"]
         """
     )
     evil = ['"x@evil.example y"', '"x@evil.example,y"', '"<x@evil.example>"', '"x@evil.example>,<y"']
     for number, local in enumerate(evil):
-        await lab.delivered(relay, f"{local}@local.example")
+        refused = await lab.send(relay, f"{local}@local.example", listener="mx")
+        reply = refused.answers[0].reply
+        assert reply is not None and (reply.code, reply.enhanced) == (554, "5.7.1")
+        await lab.delivered(relay, f"{local}@local.example", listener="app")
         assert far.received[number].recipients == (f"{local}@internal.example",)
 
 

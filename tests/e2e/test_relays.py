@@ -13,6 +13,7 @@ import trustme
 
 from smtproute.app import Relay
 from smtproute.core.event import Event, Happening
+from smtproute.spool.queue import Change
 from smtproute.testing.upstream import Received, Rule, Upstream, on
 from tests.e2e.conftest import LETTER, Lab
 from tests.e2e.dovecot import PASSWORD, dovecot
@@ -233,29 +234,106 @@ def _ipv6() -> bool:
     return True
 
 
+# Credentials that are there twice
+
+RETRY = """
+    [queue]
+    retry = ["1s"]
+"""
+
+
+async def test_a_duplicate_key_among_the_credentials_at_start(lab: Lab) -> None:
+    """Without a login it would not be tried: a relay may say "Relay access denied" to that, and the mail bounces."""
+    far = await provider(lab, "far.relay.example")
+    direct = await lab.upstream("direct.example")
+    accounts(lab, "user@one.example", "user@two.example")
+    hop = f"[far.relay.example]:{far.port}"
+    good = "@one.example smtp_user:smtp_password\n"
+    folder(lab, postfix_relaymap=f"@one.example {hop}\n", postfix_sasl_password=f"{good}{hop} a:b\n{hop} c:d\n")
+    environment(lab)
+    relay = await lab.started(CONFIG.format(direct=direct.port) + RETRY)
+
+    message = await lab.accepted(relay, FRIEND, sender="user@one.example")
+    (event,) = await lab.journal.seen(Happening.DEFERRED, message)
+    assert event.facts["reply"] == "451 4.3.0 Temporary lookup failure: try again later"
+    why = f'postfix-sasl-password.cf: duplicate key "{hop}" (lines 2 and 3)'
+    assert event.facts["detail"] == why
+    assert far.connections == 0
+    await lab.delivered(relay, "user@two.example", sender="user@one.example")
+    assert len(lab.mailbox("user@two.example")) == 1
+    await sent(lab, relay, "user@two.example", direct)
+
+    folder(lab, postfix_sasl_password=good)
+    await relay.reload()
+    (received,) = await far.wait(1)
+    assert received.login == "smtp_user"
+    await lab.journal.seen(Happening.DELIVERED, message)
+
+
+@pytest.mark.parametrize("table", ["postfix_relaymap", "postfix_sasl_password"])
+async def test_a_duplicate_key_at_a_reload_leaves_the_relays_as_they_were(lab: Lab, table: str) -> None:
+    far = await provider(lab, "far.relay.example")
+    accounts(lab, "user@one.example")
+    hop = f"[far.relay.example]:{far.port}"
+    files = {
+        "postfix_relaymap": f"@one.example {hop}\n",
+        "postfix_sasl_password": "@one.example smtp_user:smtp_password\n",
+    }
+    folder(lab, **files)
+    environment(lab)
+    relay = await lab.started(CONFIG.format(direct=1))
+    before = relay.snapshot()
+
+    broken = {"postfix_relaymap": f"{files['postfix_relaymap']}@new.example {hop}\n", table: files[table] * 2}
+    folder(lab, **(files | broken))
+    await relay.reload()
+    name = f"{table.replace('_', '-')}.cf"
+    kept = [each.facts["what"] for each in lab.journal.of(Happening.WARNING) if name in each.facts["what"]]
+    assert any("the relays as they were stay in force" in each for each in kept)
+    assert not any("deferred" in each or "451" in each for each in kept)
+    assert relay.snapshot().routing.relays == before.routing.relays
+    assert relay.snapshot().settings.endpoints == before.settings.endpoints
+    assert (await sent(lab, relay, "user@one.example", far)).login == "smtp_user"
+
+    folder(lab, **files, postfix_virtual="info@one.example user@one.example\n")
+    await relay.reload()
+    assert (await sent(lab, relay, "user@one.example", far)).login == "smtp_user"
+
+
 # A next hop without brackets
 
 
 @pytest.mark.parametrize(
-    ("records", "what", "words"),
+    ("records", "words"),
     [
-        ({"MX": ["0 ."]}, Happening.FAILED, "has a null MX"),
-        ({}, Happening.FAILED, "NXDOMAIN"),
-        ({"MX": ["10 mail.example.org"]}, Happening.FAILED, "mail.example.org is the best MX of relay.example"),
-        ({"MX": ["10 gone.example"]}, Happening.FAILED, "gone.example: NXDOMAIN"),
+        ({"MX": ["0 ."]}, "has a null MX"),
+        ({}, "NXDOMAIN"),
+        ({"MX": ["10 mail.example.org"]}, "mail.example.org is the best MX of relay.example"),
+        ({"MX": ["10 gone.example"]}, "gone.example: NXDOMAIN"),
     ],
     ids=["null MX", "no such domain", "it is this relay", "no such exchanger"],
 )
-async def test_a_relay_that_takes_no_mail(lab: Lab, records: dict[str, list[str]], what: Happening, words: str) -> None:
+async def test_mail_waits_for_a_relay_that_takes_none(lab: Lab, records: dict[str, list[str]], words: str) -> None:
+    """A typing error must not bounce mail: Postfix waits for a relayhost, with brackets and without."""
     for kind, values in records.items():
         lab.zone.set("relay.example", kind, values)
     accounts(lab, "user@one.example")
     folder(lab, postfix_relaymap="@one.example relay.example\n")
     environment(lab)
     relay = await lab.started(CONFIG.format(direct=1))
-    message = await lab.accepted(relay, FRIEND, sender="user@one.example")
-    (event,) = await lab.journal.seen(what, message)
+    event = await deferred(lab, relay, "user@one.example")
+    assert event.facts["reply"].startswith("451 4.4.4 ")
     assert words in event.facts["detail"]
+
+
+async def test_mail_waits_for_a_next_hop_that_is_malformed(lab: Lab) -> None:
+    accounts(lab, "user@one.example")
+    folder(lab, postfix_relaymap="@one.example [relay.example\n")
+    environment(lab)
+    relay = await lab.started(CONFIG.format(direct=1))
+    event = await deferred(lab, relay, "user@one.example")
+    assert event.facts["reply"].startswith("451 4.3.5 ")
+    assert (event.facts["says"], event.facts["detail"]) == ("postfix-relaymap.cf:1", '"[relay.example" is no next hop')
 
 
 async def test_a_relay_without_mx_stands_for_itself(lab: Lab) -> None:
@@ -321,3 +399,19 @@ async def test_postfix_with_dovecot_behind_it(lab: Lab, place: Path, mechanism: 
             assert any(f"sasl_method={mechanism.upper()}, sasl_username=customer" in line for line in far.log.lines)
             event = await deferred(lab, relay, "user@two.example")
             assert "535 5.7.8 " in event.facts["detail"]
+
+
+async def test_mail_that_waits_for_a_mistyped_relay_goes_to_the_mended_one(lab: Lab) -> None:
+    right = await lab.upstream("right.relay.example")
+    direct = await lab.upstream("direct.example")
+    accounts(lab, "user1@one.example")
+    environment(lab)
+    folder(lab, postfix_relaymap=f"@one.example [rihgt.relay.example]:{right.port}\n")
+    relay = await lab.started(CONFIG.format(direct=direct.port))
+    message = await lab.accepted(relay, FRIEND, sender="user1@one.example")
+    await lab.journal.seen(Happening.DEFERRED, message)
+    folder(lab, postfix_relaymap=f"@one.example [right.relay.example]:{right.port}\n")
+    await relay.reload()
+    await relay.spool.change(Change.RETRY, [message], lab.world.clock.now())
+    await right.wait(1)
+    assert direct.received == []

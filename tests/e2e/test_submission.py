@@ -48,6 +48,7 @@ CONFIG = """
 """
 HASHES = {
     "sha512": "{SHA512-CRYPT}" + sha512_crypt.using(rounds=1000).hash(PASSWORD),
+    "no scheme": sha512_crypt.using(rounds=1000).hash(PASSWORD),
     "ssha512": ldap_salted_sha512.hash(PASSWORD),
     "bcrypt": "{BLF-CRYPT}" + bcrypt.using(rounds=4).hash(PASSWORD),
     "argon2": "{ARGON2ID}" + argon2.using(type="ID", memory_cost=1024, rounds=1, parallelism=1).hash(PASSWORD),

@@ -66,7 +66,9 @@ def planned(routing: Routing, case: Case, recipient: str = "") -> Plan:
     else:
         peer = Client(case.client, 4711, "mx", Role.INBOUND, case.client == FRIEND)
     sender = Address.parse(case.sender) if case.sender else None
-    return decide(Facts(routing), Envelope(peer, sender), Address.parse(recipient or case.recipient))
+    written = recipient or case.recipient
+    asked = None if written.lower() == "postmaster" else Address.parse(written)
+    return decide(Facts(routing), Envelope(peer, sender), asked)
 
 
 @dataclass(frozen=True)

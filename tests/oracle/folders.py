@@ -31,6 +31,8 @@ class Folder:
     others: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Access lists and relay map, by file name: where the folder has a Postfix of its own."""
     spoof_protection: bool = False
+    main: str = ""
+    """postfix-main.cf, likewise."""
 
     def __str__(self) -> str:
         parts = (
@@ -38,6 +40,7 @@ class Folder:
             ("postfix-virtual.cf", self.virtual),
             ("postfix-regexp.cf", self.regexp),
             ("postfix-aliases.cf", self.aliases),
+            ("postfix-main.cf", self.main),
             *self.others.items(),
         )
         return "\n".join(f"--- {name}\n{text}" for name, text in parts if text)
@@ -83,6 +86,7 @@ def files(folders: Iterable[Folder]) -> Files:
         regexp = regexp or ""  # docker-mailserver always makes the file
         others["sender_login_maps"] = "/^(.*)$/   ${1}\n"
         more += SPOOF_PROTECTION
+    more += "".join(_ended(folder.main).replace("{", "{{").replace("}", "}}") for folder in listed)
     accounts = [account for folder in listed for account in folder.accounts]
     vhost = {account.partition("@")[2] for account in accounts}
     # As its scripts do it: each line by itself, whether it continues another or not.
@@ -114,6 +118,7 @@ def read(path: Path, folder: Folder) -> Routing:
         "postfix-virtual.cf": folder.virtual,
         "postfix-regexp.cf": folder.regexp,
         "postfix-aliases.cf": folder.aliases,
+        "postfix-main.cf": folder.main,
         **folder.others,
     }
     for name, text in texts.items():
@@ -153,12 +158,13 @@ class Chance:
 
     def folder(self) -> Folder:
         dice = self.dice
-        accounts = {self.case(self.address(self.domain(own=False))) for _ in range(dice.choice((0, 1, 2, 3, 4)))}
+        accounts = {self.case(self.address(self.domain(own=self.alone))) for _ in range(dice.choice((0, 1, 2, 3, 4)))}
         unique = {account.lower(): account for account in sorted(accounts)}
         virtual = self.virtual(dice.choice((0, 1, 2, 4, 6, 9)))
         regexp = self.regexp(dice.choice((1, 2, 3))) if dice.random() < 0.5 else None
         aliases = self.aliases(dice.choice((1, 2, 4))) if dice.random() < 0.4 else ""
-        return Folder(virtual, regexp, aliases, tuple(unique.values()), self.token)
+        main = self.main() if self.alone and dice.random() < 0.4 else ""
+        return Folder(virtual, regexp, aliases, tuple(unique.values()), self.token, main=main)
 
     def recipients(self, folder: Folder, count: int) -> list[str]:
         made: list[str] = []
@@ -301,6 +307,17 @@ class Chance:
                 line = line.replace(",", ",\n# between\n\n \t", 1)
             made.append(line)
         return "\n".join(made) + ("" if self.dice.random() < 0.1 else "\n" if made else "")
+
+    # Parameters
+
+    def main(self) -> str:
+        destinations = ("", "localhost.$mydomain, localhost", f"$myhostname, d1.{self.token}.test", None)
+        domains = ("", f"d1.{self.token}.test", f"D0.{self.token}.test ext.{self.token}.example, $myhostname", None)
+        chosen = {
+            "mydestination": self.dice.choice(destinations),
+            "virtual_alias_domains": self.dice.choice(domains),
+        }
+        return "".join(f"{name} = {value}\n" for name, value in chosen.items() if value is not None)
 
     # Patterns
 

@@ -58,6 +58,76 @@ KNOWN = (
         Folder(accounts=(f"a@{HOST}", "a@x.test")),
         {f"a@{HOST}": REFUSED, "a@x.test": "a@x.test"},
     ),
+    # Our own names, and domains of aliases, as postfix-main.cf has them
+    Known(
+        "a host name that is taken out of mydestination is a mail domain: accounts there, and no local aliases",
+        Folder(
+            virtual=f"info@{HOST} a@{HOST}\nbare b@ext.test\nto@x.test bare, a\n",
+            aliases="loc: b@ext.test\nouter: bare, b@x.test\n",
+            accounts=(f"a@{HOST}", "b@x.test"),
+            main="mydestination = localhost.$mydomain, localhost\n",
+        ),
+        {
+            f"a+t@{HOST}": f"a+t@{HOST}",
+            f"info@{HOST}": f"a@{HOST}",
+            f"bare@{HOST}": "b@ext.test",
+            "bare@localhost": "b@ext.test",
+            "to@x.test": f"a@{HOST} b@ext.test",
+            f"other@{HOST}": REFUSED,
+            f"loc@{HOST}": REFUSED,
+            "loc@localhost": "b@ext.test",
+            "outer@localhost": "b@ext.test b@x.test",
+            "a@localhost": REFUSED,
+            "info@[127.0.0.1]": REFUSED,
+            "bare@[127.0.0.1]": "b@ext.test",
+        },
+    ),
+    Known(
+        "a host name without mydestination, accounts and keys is a stranger",
+        Folder(virtual="bare b@ext.test\n", accounts=("a@x.test",), main="mydestination =\n"),
+        {f"bare@{HOST}": REFUSED, "bare@localhost": REFUSED, "bare@[127.0.0.1]": "b@ext.test", "a@x.test": "a@x.test"},
+    ),
+    Known(
+        "such a host name can be claimed",
+        Folder(virtual=f"{HOST} b@ext.test\n", accounts=(f"a@{HOST}",), main="mydestination = localhost\n"),
+        {f"a@{HOST}": REFUSED},
+    ),
+    Known(
+        "domains of aliases that are named have no mailboxes, the host name neither, and bare keys claim nothing",
+        Folder(
+            virtual="info@ali.test a@x.test\nx.test b@ext.test\n",
+            accounts=("a@x.test", "a@ali.test", f"a@{HOST}"),
+            main="virtual_alias_domains = Ali.test, only.test\n",
+        ),
+        {
+            "info@ali.test": "a@x.test",
+            "a@ali.test": REFUSED,
+            "a@sub.ali.test": REFUSED,
+            "a@only.test": REFUSED,
+            "a@x.test": "a@x.test",
+            f"a@{HOST}": REFUSED,
+        },
+    ),
+    Known(
+        "mydestination goes before domains of aliases, and those before mailboxes",
+        Folder(
+            aliases="loc: b@ext.test\n",
+            accounts=("a@dest.test", "a@x.test"),
+            main="mydestination = $myhostname, dest.test\nvirtual_alias_domains = dest.test $myhostname x.test\n",
+        ),
+        {
+            f"loc@{HOST}": "b@ext.test",
+            "loc@dest.test": "b@ext.test",
+            "a@dest.test": REFUSED,
+            "a@x.test": REFUSED,
+            "loc@localhost": REFUSED,
+        },
+    ),
+    Known(
+        "without domains of aliases the host name has no mailboxes all the same",
+        Folder(virtual="x.test b@ext.test\n", accounts=(f"a@{HOST}", "a@x.test"), main="virtual_alias_domains =\n"),
+        {f"a@{HOST}": REFUSED, "a@x.test": "a@x.test"},
+    ),
     Known(
         "a bare domain that Postfix knows by its duplicate in other letters only",
         Folder(virtual="a@x.test b@ext.test\nA@x.test c@ext.test\n", accounts=("z@x.test",)),
@@ -190,6 +260,19 @@ KNOWN = (
         "a local alias to a file takes the mail",
         Folder(virtual="a@x.test devnull@localhost, b@ext.test\n", aliases="devnull: /dev/null\n"),
         {"a@x.test": "devnull@localhost b@ext.test", f"devnull@{HOST}": f"devnull@{HOST}"},
+    ),
+    Known(
+        "a command in quotes is one, and so is a list of addresses; a tilde is none without its slash",
+        Folder(
+            aliases='prog: "|/bin/true -x", b@ext.test\nbare: |/bin/true\nfile: "/dev/null"\ntilde: ~joe\n',
+            accounts=("z@x.test",),
+        ),
+        {
+            f"prog@{HOST}": f"prog@{HOST} b@ext.test",
+            f"bare@{HOST}": f"bare@{HOST}",
+            f"file@{HOST}": f"file@{HOST}",
+            f"tilde@{HOST}": REFUSED,
+        },
     ),
     # Addresses
     Known(

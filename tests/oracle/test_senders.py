@@ -12,7 +12,7 @@ from smtproute.core.plan import Step
 from smtproute.core.relays import relay_for
 from tests.oracle.differential import ours, planned
 from tests.oracle.folders import RECEIVE, RELAYS, SEND, Case, Folder, files, read
-from tests.oracle.postfix import FRIEND, HOST, Asked, Became, postfix
+from tests.oracle.postfix import FRIEND, HOST, STRANGER, Asked, Became, postfix
 
 pytestmark = pytest.mark.peer("postconf", "postmap")
 
@@ -117,6 +117,12 @@ class@far.test reject
 permits@far.test permit
 <> REJECT
 bad@x.test	550 No
+tab@far.test REJECT	with a tab
+tabbed@far.test defer	with a tab
+timestamp@far.test 550
+later@far.test 450
+wide@far.test 550  5.7.9	two
+dotted@far.test 550 5.7.9
 detail+t@far.test REJECT
 plain@far.test REJECT
 """,
@@ -149,6 +155,12 @@ ACCESS_SENDERS = (
     "class@far.test",
     "permits@far.test",
     "bad@x.test",
+    "tab@far.test",
+    "tabbed@far.test",
+    "timestamp@far.test",
+    "later@far.test",
+    "wide@far.test",
+    "dotted@far.test",
     "detail@far.test",
     "detail+t@far.test",
     "plain+t@far.test",
@@ -167,6 +179,34 @@ def test_access_lists(place: Path) -> None:
     found = {pair: plan.refusal.reply.code if plan.refusal else 250 for pair, plan in plans.items()}
     assert found == answered
     assert set(answered.values()) == {250, 450, 451, 550, 554}
+
+
+POSTMASTER = Folder(
+    virtual=f"postmaster@{HOST} anna@x.test\n",
+    accounts=("anna@x.test",),
+    others={SEND: "bad@ext.test REJECT\n", RECEIVE: "postmaster@ REJECT\n"},
+    spoof_protection=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("client", "sender", "login"),
+    [
+        (STRANGER, "bad@ext.test", ""),
+        (FRIEND, "bad@ext.test", ""),
+        (FRIEND, "who@ext.test", ""),
+        (FRIEND, "other@x.test", "anna@x.test"),
+    ],
+)
+def test_the_bare_postmaster_is_accepted_from_anybody(place: Path, client: str, sender: str, login: str) -> None:
+    """smtpd(8) lets `RCPT TO:<postmaster>` pass before it asks any restriction; with a domain it does not."""
+    bare, whole = "postmaster", f"postmaster@{HOST}"
+    cases = [Case(POSTMASTER, each, client, sender, login) for each in (bare, whole)]
+    routing = read(place / "folder", POSTMASTER)
+    named, refused = asked(place, cases)
+    assert named.code == 250 and {address for address, _ in named.sent} == {"anna@x.test"}
+    assert ours(routing, cases[0]).finals == {"anna@x.test"}
+    assert refused.code >= 500 and ours(routing, cases[1]).word == "refused"
 
 
 BROKEN = Folder(accounts=("anna@x.test",), others={SEND: "a@x.test REJECT\na@x.test OK\n"})

@@ -83,9 +83,7 @@ async def test_international_names_are_asked_as_a_labels(resolver):
     assert {query.name for query in zone.queries} == {"xn--bcher-kva.example"}
 
 
-@pytest.mark.parametrize(
-    "name", ["", "a..b", "a b.example", "x" * 64, "10.0.0.5", "[10.0.0.5]", "\ud800", "a\x00.example"]
-)
+@pytest.mark.parametrize("name", ["", "a..b", "a b.example", "x" * 64, "[10.0.0.5]", "\ud800", "a\x00.example"])
 async def test_a_name_that_cannot_be_asked_is_not_there_and_says_why(resolver, name):
     async with Zone() as zone:
         asking = resolver(zone.address)
@@ -95,6 +93,16 @@ async def test_a_name_that_cannot_be_asked_is_not_there_and_says_why(resolver, n
     assert (resolved.status, resolved.host, resolved.asked) == (Resolution.NXDOMAIN, name, "")
     assert (exchanges.status, exchanges.exchanges, exchanges.implicit) == (Resolution.NXDOMAIN, (), False)
     assert resolved.reason == exchanges.reason != ""
+    assert zone.queries == []
+
+
+@pytest.mark.parametrize(("host", "ip"), [("10.0.0.5", "10.0.0.5"), ("2001:DB8::0:5", "2001:db8::5")])
+async def test_an_ip_address_is_its_own_address_and_has_no_exchanges(resolver, host, ip):
+    async with Zone() as zone:
+        asking = resolver(zone.address)
+        resolved, exchanges = await asking.addresses(host), await asking.exchanges(host)
+    assert (resolved.status, resolved.addresses) == (Resolution.OK, (Found(ip, Source.WRITTEN),))
+    assert (exchanges.status, exchanges.exchanges) == (Resolution.NXDOMAIN, ())
     assert zone.queries == []
 
 

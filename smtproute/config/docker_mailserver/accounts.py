@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from smtproute.config.docker_mailserver.quotas import ReadQuotas, field_quota, octets_of
 from smtproute.config.docker_mailserver.scripts import second, valid_lines
+from smtproute.config.docker_mailserver.virtual import sought
 from smtproute.config.tables import utf8
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.decide import Mailbox
@@ -31,6 +32,8 @@ class ReadAccounts:
     """By Address.key."""
     domains: Mapping[str, str] = field(default_factory=dict)
     """Domain.key to the first rule that names it: the second `@` field of each line, whether or not it is sound."""
+    vhost: frozenset[str] = frozenset()
+    """The same as the scripts write them down, each a line."""
     lines: tuple[Line, ...] = field(default=(), repr=False)
     """Cut at the first bar."""
     findings: tuple[Finding, ...] = ()
@@ -47,6 +50,7 @@ def read_accounts(
     mailboxes: dict[str, Mailbox] = {}
     logins: dict[str, Login] = {}
     domains: dict[str, str] = {}
+    vhost: set[str] = set()
     findings: list[Finding] = []
     for number, text in valid_lines(octets):
         rule = f"{shown}:{number}"
@@ -55,6 +59,7 @@ def read_accounts(
             continue
         written, _, rest = text.partition("|")
         lines.append(Line(rule, written, rest))
+        vhost.add(second(written))
         try:
             domains.setdefault(Domain.parse(second(written).strip()).key, rule)
             address = Address.parse(written)
@@ -67,14 +72,20 @@ def read_accounts(
             continue
         password, _, fields = rest.partition("|")
         mailboxes[address.key] = Mailbox(address, rule, _quota(address, fields, rule, quotas, default, findings))
-        logins[address.key] = Login(address, address, password if password.startswith("{") else "", rule)
-        if not password.startswith("{"):
+        logins[address.key] = Login(address, address, password if password.strip() else "", rule)
+        if not password.strip():
             what = f"{address} has no password hash: it gets mail, and nobody can log in."
             findings.append(warning("no-password", rule, what, f"{address}|{{SHA512-CRYPT}}hash"))
         elif " " in password or "\t" in password:
             what = f"What follows the hash is taken for a part of it: nobody can log in as {address}."
             findings.append(error("inline-comment", rule, what, f"{address}|{password.split()[0]}"))
-    return ReadAccounts(mailboxes, logins, domains, tuple(lines), tuple(findings))
+        elif not password.startswith(("{", "$6$")):
+            what = (
+                "Without {SCHEME} a password is taken for a SHA512-CRYPT hash, and this is none: nobody can log in as"
+                f" {address}."
+            )
+            findings.append(error("no-scheme", rule, what, f"{address}|{{SHA512-CRYPT}}hash"))
+    return ReadAccounts(mailboxes, logins, domains, frozenset(vhost), tuple(lines), tuple(findings))
 
 
 def _no_address(rule: str, written: str, rest: str, fault: AddressError) -> Finding:
@@ -129,8 +140,8 @@ def _quota(
         return default
 
 
-def virtual_logins(virtual: tuple[Line, ...], accounts: ReadAccounts) -> Mapping[str, Login]:
-    """The virtual account of each alias that has an account among its targets, of the first one.
+def virtual_logins(virtual: tuple[Line, ...], accounts: ReadAccounts, version: str) -> Mapping[str, Login]:
+    """The virtual account of each alias that leads to an account: of several targets since 16 the first that is one.
 
     An alias that has an account's own name has none: the account keeps its password and quota.
     """
@@ -140,7 +151,7 @@ def virtual_logins(virtual: tuple[Line, ...], accounts: ReadAccounts) -> Mapping
             name = Address.parse(line.key)
         except AddressError:
             continue
-        keys = (target.lower() for target in line.value.replace(",", " ").split())
+        keys = (target.lower() for target in sought(line, version))
         account = next((accounts.logins[key] for key in keys if key in accounts.logins), None)
         if account is not None and name.key not in accounts.logins:
             found.setdefault(name.key, Login(name, account.name, account.password, line.rule))

@@ -18,17 +18,17 @@ from smtproute.config.docker_mailserver.opendkim import read_opendkim
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.docker_mailserver.postfix import MAIN, Overrides, overrides, permitted, read_main
 from smtproute.config.docker_mailserver.quotas import ReadQuotas, default_quota, no_account, read_quotas
+from smtproute.config.docker_mailserver.relay_tables import PASSWORDS, RELAYMAP
 from smtproute.config.docker_mailserver.relays import read_relays
-from smtproute.config.docker_mailserver.scripts import endings, second
-from smtproute.config.docker_mailserver.signing import arc_of, read_signing
+from smtproute.config.docker_mailserver.scripts import endings
+from smtproute.config.docker_mailserver.signing import arc_of, read_signing, with_registered
 from smtproute.config.docker_mailserver.userdb import Userdb
 from smtproute.config.docker_mailserver.virtual import read_virtual
 from smtproute.config.tables import pcre_table, text_table
-from smtproute.core.access import AccessTable
 from smtproute.core.address import Domain
 from smtproute.core.aliases import Aliases, Table, TextTable
 from smtproute.core.decide import Mailbox
-from smtproute.core.docker_mailserver import Environment, Folder
+from smtproute.core.docker_mailserver import Environment, Folder, domain_of
 from smtproute.core.finding import Finding, warning
 from smtproute.core.login import Login
 from smtproute.core.relays import Relays
@@ -42,34 +42,35 @@ ACCOUNTS = "postfix-accounts.cf"
 VIRTUAL = "postfix-virtual.cf"
 REGEXP = "postfix-regexp.cf"
 QUOTAS = "dovecot-quotas.cf"
-RELAYMAP = "postfix-relaymap.cf"
-PASSWORDS = "postfix-sasl-password.cf"
 ARC = "rspamd/override.d/arc.conf"
 DKIM = "rspamd/override.d/dkim_signing.conf"
+LOOPBACK = frozenset({"[127.0.0.1]", "[ipv6:::1]"})
+"""Address literals that are docker-mailserver's own whatever its names are (inet_interfaces)."""
 COPIES = {"/etc/postfix/virtual": VIRTUAL, "/etc/postfix/regexp": REGEXP}
 """Where docker-mailserver copies the alias tables to."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFolder:
-    """What a folder comes to."""
+    """Who and what is here, as a folder says it."""
 
-    folder: Folder
     aliases: Aliases
     local_domains: Mapping[str, str]
     """Domain.key to the rule that makes it local."""
-    mailboxes: Mapping[str, Mailbox]
-    logins: Mapping[str, Login]
-    relays: Relays
-    endpoints: Mapping[str, Endpoint]
-    arc: Arc
-    networks: tuple[Network, ...]
+    mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
+    logins: Mapping[str, Login] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    relays: Relays = field(default_factory=Relays)
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    arc: Arc = field(default_factory=Arc)
+    networks: tuple[Network, ...] = ()
     """Who may send anywhere (mynetworks)."""
-    message_size: int
-    """Octets; 0 is no limit."""
-    send_access: AccessTable | None = None
-    receive_access: AccessTable | None = None
-    findings: tuple[Finding, ...] = field(default=())
+    message_size: int | None = None
+    """Octets; 0 is no limit, None not said."""
+    send_access: TextTable | None = None
+    receive_access: TextTable | None = None
+    folder: Folder | None = None
+    """None where the same is put together of parts without a folder."""
 
 
 def read_folder(
@@ -80,15 +81,15 @@ def read_folder(
         return None
     reader = _Reader(path, paths)
     main = reader.took(read_main(reader.octets(MAIN)))
-    names = Folder(str(path), hostname=hostname.key, environment=environment)
-    changed = overrides(main, hostname.key, names.domain)
+    domain = domain_of(hostname.key)
+    changed = overrides(main, hostname.key, domain)
     reader.findings += changed.findings
     quotas_on = environment.on("ENABLE_QUOTAS")
     quotas = read_quotas(QUOTAS, reader.octets(QUOTAS)) if quotas_on else None
     accounts = read_accounts(ACCOUNTS, reader.octets(ACCOUNTS), quotas, default_quota(environment))
     virtual = read_virtual(VIRTUAL, reader.octets(VIRTUAL))
     userdb = Userdb(
-        accounts, ACCOUNTS, reader.octets(ACCOUNTS), quotas or ReadQuotas(), (QUOTAS, reader.octets(QUOTAS))
+        accounts, ACCOUNTS, reader.octets(ACCOUNTS), quotas or ReadQuotas(), (QUOTAS, reader.octets(QUOTAS)), version
     )
     userdb.add_accounts()
     if quotas_on:
@@ -97,11 +98,8 @@ def read_folder(
     if quotas is not None:
         reader.findings += (*quotas.findings, *no_account(quotas, accounts.mailboxes), *userdb.findings)
     tables = reader.tables(changed, virtual.table)
-    local = reader.took(read_local(reader.present(ALIASES), names.postmaster))
-    vhost = sorted(
-        {second(line.key) for line in accounts.lines}
-        | {second(line.key) for line in virtual.lines if second(line.key) != line.key.partition("@")[0]}
-    )
+    local = reader.took(read_local(reader.present(ALIASES), environment.postmaster(domain)))
+    vhost = sorted(virtual.vhost | accounts.vhost)
     relays = read_relays(reader.present(RELAYMAP), reader.present(PASSWORDS), environment, vhost, main)
     reader.findings += relays.findings
     signing = {
@@ -111,7 +109,10 @@ def read_folder(
     }
     destinations = changed.destinations
     if destinations is None:
-        destinations = dict.fromkeys((hostname.key, "localhost", f"localhost.{names.domain}"), "hostname")
+        destinations = dict.fromkeys((hostname.key, "localhost", f"localhost.{domain}"), "hostname")
+    local_domains = {**(changed.alias_domains or {}), **destinations, **virtual.domains, **accounts.domains}
+    if ARC in signing:
+        signing[ARC] = with_registered(signing[ARC], local_domains)
     delimiter = changed.delimiter if changed.delimiter is not None else "+"
     networks = changed.networks if changed.networks is not None else reader.took(permitted(environment))
     size = environment["POSTFIX_MESSAGE_SIZE_LIMIT"]
@@ -122,10 +123,6 @@ def read_folder(
             hostname=hostname.key,
             environment=environment,
             files=frozenset(_files(path)),
-            accounts=accounts.lines,
-            virtual=virtual.lines,
-            quotas=quotas.lines if quotas is not None else (),
-            relaymap=relays.relaymap,
             passwords=relays.passwords,
             main=main,
             userdb=tuple(userdb.lines),
@@ -134,11 +131,16 @@ def read_folder(
             opendkim=reader.took(read_opendkim(path, paths)),
         ),
         aliases=Aliases(
-            tables, hostname, delimiter, frozenset(destinations), local, claiming=changed.alias_domains is None
+            tables,
+            hostname,
+            delimiter,
+            destinations=frozenset(destinations) | LOOPBACK,
+            local=local,
+            alias_domains=changed.alias_domains,
         ),
-        local_domains={**(changed.alias_domains or {}), **destinations, **virtual.domains, **accounts.domains},
+        local_domains=local_domains,
         mailboxes=accounts.mailboxes,
-        logins={**(virtual_logins(virtual.lines, accounts) if quotas_on else {}), **accounts.logins},
+        logins={**(virtual_logins(virtual.lines, accounts, version) if quotas_on else {}), **accounts.logins},
         relays=relays.relays,
         endpoints=relays.endpoints,
         arc=arc_of(signing[ARC], environment) if ARC in signing else Arc(),
@@ -180,7 +182,7 @@ class _Reader:
         self.findings += findings
         return value
 
-    def access(self, name: str) -> AccessTable | None:
+    def access(self, name: str) -> TextTable | None:
         octets = self.present(name)
         return None if octets is None else self.took(read_access(name, octets))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 
-from smtproute.core.address import AddressError, Domain
+from smtproute.core.address import AddressError, Domain, written_ip
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.relays import Relay
 from smtproute.core.settings import Discover, Server
@@ -61,21 +60,13 @@ def _hop(written: str) -> Hop | None:
     host = match["exact"] or match["name"]
     if match["exact"] and host.lower().startswith("ipv6:"):
         host = host[5:]
-    ip = _is_ip(host)
+    ip = written_ip(host) is not None
     if not ip:
         try:
             Domain.parse(host)
         except AddressError:
             return None
     return Hop(written, Server(host, number), Discover.A if match["exact"] else Discover.MX, ip)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _by_address(relay: Relay, hop: Hop) -> Finding:

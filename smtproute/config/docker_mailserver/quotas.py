@@ -92,7 +92,7 @@ def default_quota(environment: Environment) -> Quota:
     """
     written = environment["POSTFIX_MAILBOX_SIZE_LIMIT"]
     millions = int(written) // 1_000_000 if written.isascii() and written.isdigit() else 0
-    return Quota(millions << 20, rule=environment.rule("POSTFIX_MAILBOX_SIZE_LIMIT"))
+    return Quota(millions << 20, rule=environment.source("POSTFIX_MAILBOX_SIZE_LIMIT"))
 
 
 _FIELD = re.compile(r"userdb_quota_rule=\*:(bytes|storage)=([^\s:]*)")

@@ -110,7 +110,8 @@ def _expression(pattern: str) -> str:
         if character == ".":
             made.append(".")
         elif character == "*" and made and made[-1] != "^":
-            made.append("*" if made[-1] != "*" else "")
+            if made[-1] != "*":
+                made.append("*")
         elif (character == "^" and at == 0) or (character == "$" and at == len(pattern) - 1):
             made.append(character)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.docker_mailserver.ucl import Block, Items, Text, UclError, Value, parse
@@ -18,7 +18,7 @@ from smtproute.core.docker_mailserver import Environment, KeyFile, Line, Signing
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.settings import Arc, ArcKey, SignBy
 
-__all__ = ["arc_of", "read_signing"]
+__all__ = ["arc_of", "read_signing", "with_registered"]
 
 _BOOLEANS = (
     "allow_envfrom_empty",
@@ -74,7 +74,7 @@ def read_signing(
     except UclError as fault:
         what = f"{_sentence(str(fault))} Nothing of this file is used, and rspamd does not start with it."
         return Signing(shown, {}, ()), (error("rspamd-syntax", f"{shown}:{fault.line}", what),)
-    reader = _Reader(shown, paths)
+    reader = _RspamdFile(shown, paths)
     for macro in macros:
         reader.warn("rspamd-syntax", macro.line, f"{macro.text} is not followed here.")
     module = shown.rpartition("/")[2].removesuffix(".conf")
@@ -116,6 +116,18 @@ def arc_of(signing: Signing, environment: Environment) -> Arc:
     )
 
 
+def with_registered(signing: Signing, domains: Iterable[str]) -> Signing:
+    """The same, knowing which domains were registered, of these and of those of its keys.
+
+    A domain that is a public suffix itself stands for itself.
+    """
+    from publicsuffixlist import PublicSuffixList  # its list is long, and few folders need it
+
+    suffixes = PublicSuffixList()
+    asked = dict.fromkeys((*domains, *(key.domain.lower() for key in signing.keys)))
+    return replace(signing, registered={domain: suffixes.privatesuffix(domain) or domain for domain in asked})
+
+
 def _sign(use_domain: str) -> tuple[SignBy, Domain | None]:
     """`use_domain`: a word that says whose domain, else the domain itself. What is not simulated is off."""
     match use_domain:
@@ -141,7 +153,7 @@ def _lower(domain: str) -> Domain | None:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _RspamdFile:
     shown: str
     paths: Paths
     findings: list[Finding] = field(default_factory=list)

@@ -15,7 +15,7 @@ _BLANK = " \t"
 _SPACE = " \t\r\n\v\f"
 _END = ",;\n\r}]\0"
 """What ends a value that is not quoted."""
-_KEY = re.compile(r"[A-Za-z0-9/_\x80-\U0010ffff][A-Za-z0-9/_.\x80-\U0010ffff-]*")
+_KEY = re.compile(r"(?:[A-Za-z0-9/_]|[^\x00-\x7f])(?:[A-Za-z0-9/_.-]|[^\x00-\x7f])*")
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f]|\\(?:[^u\x00-\x1f]|u[0-9A-Fa-f]{4}))*)"')
 _SINGLE = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
 _HEREDOC = re.compile(r"<<([A-Z]+)\n")
@@ -59,11 +59,11 @@ Value = Text | Items | Block
 
 def parse(text: str) -> tuple[Block, tuple[Text, ...]]:
     """The file as one block, and the macros that were passed over. Raises UclError."""
-    return _Reader(text).file()
+    return _Parser(text).file()
 
 
 @dataclass(slots=True)
-class _Reader:
+class _Parser:
     text: str
     at: int = 0
     macros: list[Text] = field(default_factory=list)

@@ -1,8 +1,7 @@
 """Userdb: the file that docker-mailserver's `accounts.sh` writes for Dovecot, line by line, and what is odd about it.
 
-It is the file of version 15.1.0 with the change of pull request 4581: of several targets of an alias the first that is
-found among the accounts counts. "Found" means grep: the target anywhere in a line, its dots standing for any
-character.
+An alias's virtual account is that of the account which grep finds its target in: anywhere in a line, its dots standing
+for any character. Since 16 of several targets the first that is found counts (pull request 4581).
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import re
 from smtproute.config.docker_mailserver.accounts import ReadAccounts
 from smtproute.config.docker_mailserver.quotas import ReadQuotas, field_quota
 from smtproute.config.docker_mailserver.scripts import Grep, second
+from smtproute.config.docker_mailserver.virtual import sought
+from smtproute.core.address import Address, AddressError
 from smtproute.core.docker_mailserver import Line, UserdbLine
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.login import Login
@@ -23,7 +24,13 @@ class Userdb:
     """Dovecot's users as they are added: accounts first, then the virtual accounts of aliases."""
 
     def __init__(
-        self, accounts: ReadAccounts, shown: str, octets: bytes, quotas: ReadQuotas, quotas_file: tuple[str, bytes]
+        self,
+        accounts: ReadAccounts,
+        shown: str,
+        octets: bytes,
+        quotas: ReadQuotas,
+        quotas_file: tuple[str, bytes],
+        version: str,
     ) -> None:
         """`shown` and `octets` are the accounts file, `quotas_file` the same of the quotas."""
         self.lines: list[UserdbLine] = []
@@ -34,6 +41,7 @@ class Userdb:
         self._quotas = quotas
         self._quotas_shown, quotas_octets = quotas_file
         self._found_quota = Grep(quotas_octets.replace(b"\r", b""), ignore_case=True)
+        self._version = version
         self._texts: dict[str, list[str]] = {}
         self._folded: set[str] = set()
 
@@ -51,13 +59,16 @@ class Userdb:
                 self._add(UserdbLine(line.key, line.key, password, home, quota or _written(fields), line.rule), text)
 
     def add_virtual(self, aliases: tuple[Line, ...]) -> None:
-        """A virtual account for each alias with a local part of which a target is found among the accounts."""
+        """A virtual account for each alias of which a target is found among the accounts.
+
+        Since 16 not for catch-alls.
+        """
         for alias in aliases:
-            if re.search(r".@.", alias.key):
+            if re.search(r".@." if self._version == "16" else "@", alias.key):
                 self._alias(alias)
 
     def _alias(self, alias: Line) -> None:
-        targets = alias.value.replace(",", " ").split()
+        targets = sought(alias, self._version)
         logins = self._accounts.logins
         ours = next((logins[key] for each in targets if (key := each.lower()) in logins), None)
         target, hit = next(((each, hit) for each in targets if (hit := self._found.first(each))), ("", None))
@@ -73,10 +84,9 @@ class Userdb:
         account, password, fields, *_ = *found.split("|"), "", ""
         if not password:
             what = (
-                f'docker-mailserver looks for "{target}" anywhere in {self._shown} and finds it in line {number}, where'
-                " there is no password: it stops instead of starting."
+                f"{_looking(target)} {self._shown}:{number}, where there is no password: it stops instead of starting."
             )
-            self.findings.append(error("userdb-panic", alias.rule, what, _up_to(alias, target)))
+            self.findings.append(error("userdb-panic", alias.rule, what, _up_to(alias, targets, target)))
             return
         self._compare(alias, target, account, number, ours)
         home = f"/var/mail/{second(target)}/{target.split('@')[0]}/home"
@@ -90,13 +100,21 @@ class Userdb:
         self._folded.add(text.lower())
 
     def _compare(self, alias: Line, target: str, account: str, number: int, ours: Login | None) -> None:
-        """A finding where the account that grep finds is not the one that the target names."""
+        """A finding where the account that grep finds is not the one that the target names.
+
+        Not where nobody can log in by the name, which is no address, or it is an account's, which keeps it.
+        """
         if account.lower() == (target.lower() if ours is None else ours.name.key):
             return
+        try:
+            name = Address.parse(alias.key)
+        except AddressError:
+            return
+        if name.key in self._accounts.logins:
+            return
         what = (
-            f'docker-mailserver looks for "{target}" anywhere in a line, its dots for any character, and finds'
-            f" {self._shown}:{number}: who has the password of {account} logs in as {alias.key} too. "
-            + (f"Here {alias.key} belongs to {ours.name}." if ours else "Here nobody does.")
+            f"{_looking(target)} {self._shown}:{number}: who has the password of {account} logs in as"
+            f" {alias.key} too. " + (f"Here {alias.key} belongs to {ours.name}." if ours else "Here nobody does.")
         )
         self.findings.append(warning("userdb-substring", alias.rule, what))
 
@@ -130,8 +148,13 @@ def _text(name: str, password: str, home: str, fields: str, quota: str) -> str:
     return f"{name}:{password}:::{home}::{' '.join(filter(None, (fields, rule)))}"
 
 
-def _up_to(alias: Line, target: str) -> str:
-    """The alias with the targets that stand before `target`; "" where none does."""
-    targets = alias.value.replace(",", " ").split()
+def _looking(target: str) -> str:
+    if not target:
+        return "For a line without a target docker-mailserver before version 16 takes"
+    return f'docker-mailserver looks for "{target}" anywhere in a line, its dots for any character, and finds'
+
+
+def _up_to(alias: Line, targets: tuple[str, ...], target: str) -> str:
+    """The alias with those of its targets that stand before `target`; "" where none does."""
     kept = targets[: targets.index(target)]
     return f"{alias.key} {', '.join(kept)}" if kept else ""

@@ -15,7 +15,7 @@ from smtproute.core.aliases import TextTable
 from smtproute.core.docker_mailserver import Line
 from smtproute.core.finding import Finding, error, warning
 
-__all__ = ["ReadVirtual", "read_virtual"]
+__all__ = ["ReadVirtual", "read_virtual", "sought"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class ReadVirtual:
     """As the scripts read it."""
     domains: Mapping[str, str] = field(default_factory=dict)
     """Domain.key to the first rule that names it, in the scripts' reading."""
+    vhost: frozenset[str] = frozenset()
+    """The same as the scripts write them down, each a line."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -33,6 +35,7 @@ def read_virtual(shown: str, octets: bytes) -> ReadVirtual:
     table, findings = text_table(shown, octets)
     lines: list[Line] = []
     domains: dict[str, str] = {}
+    vhost: set[str] = set()
     for number, text in valid_lines(octets):
         key, value = (*text.split(None, 1), "")[:2]
         rule = f"{shown}:{number}"
@@ -40,15 +43,27 @@ def read_virtual(shown: str, octets: bytes) -> ReadVirtual:
         domain = second(key)
         if domain == key.split("@")[0]:
             continue
+        vhost.add(domain)
         for name in domain.split(","):  # Postfix parts the list of domains there
             try:
                 domains.setdefault(Domain.parse(name).key, rule)
             except AddressError:
                 continue
-    continued = _continued(shown, octets, domains)
-    return ReadVirtual(
-        table, tuple(lines), domains, (*findings, *inline_comments(table), *continued, *endings(shown, octets))
+    findings = (
+        *findings,
+        *inline_comments(table),
+        *_continued(shown, octets, domains),
+        *endings(shown, octets),
     )
+    return ReadVirtual(table, tuple(lines), domains, frozenset(vhost), findings)
+
+
+def sought(alias: Line, version: str) -> tuple[str, ...]:
+    """The texts that the scripts look for among the accounts, to make a virtual account of an alias.
+
+    Before 16 that is the whole value, so that an alias of several targets has none (pull request 4581).
+    """
+    return tuple(alias.value.replace(",", " ").split()) if version == "16" else (alias.value,)
 
 
 def _continued(shown: str, octets: bytes, domains: Mapping[str, str]) -> tuple[Finding, ...]:
