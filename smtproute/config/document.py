@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smtproute.config import files
+
 __all__ = ["Document", "Location", "Mistake", "read"]
 
 Location = tuple[str | int, ...]
@@ -64,7 +66,7 @@ class Document:
     def content(self, location: Location, written: str) -> bytes:
         """What the file named at `location` holds; where it cannot be read, nothing, and that is noted as wrong."""
         try:
-            return self.path(location, written).read_bytes()
+            return files.read(self.path(location, written))
         except OSError as error:
             self.unreadable(location, error)
             return b""
@@ -72,7 +74,7 @@ class Document:
     def file(self, location: Location, written: str) -> Path:
         """As `path`, for a file that must be readable: noted as wrong where it is not."""
         try:
-            self.path(location, written).open("rb").close()
+            files.readable(self.path(location, written))
         except OSError as error:
             self.unreadable(location, error)
         return self.path(location, written)
@@ -156,7 +158,7 @@ def read(path: str | None, environ: Mapping[str, str]) -> Document:
 
 def _parse(file: Path, shown: str) -> dict[str, Any]:
     try:
-        octets = file.read_bytes()
+        octets = files.read(file)
     except OSError as error:
         why = (error.strerror or "error").lower()
         raise Mistake(f"{shown}: cannot be read: {why}. Name the configuration with -c FILE.") from None

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from smtproute.config import files
 from smtproute.config.docker_mailserver.accounts import ReadAccounts, read_accounts
 from smtproute.config.docker_mailserver.environment import read_environment
 from smtproute.config.docker_mailserver.folder import ReadFolder, read_folder
@@ -74,7 +75,7 @@ def find(argument: str | None, environ: Mapping[str, str], cwd: str | Path) -> s
     if named:
         return named
     usual = (Path(cwd) / "smtproute.toml", Path("/etc/smtproute/smtproute.toml"))
-    return next((str(path) for path in usual if path.exists()), None)
+    return next((str(path) for path in usual if files.present(path)), None)
 
 
 def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str]) -> Snapshot:

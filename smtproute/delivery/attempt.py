@@ -177,7 +177,7 @@ class Attempts:
             try:
                 file = await self._maildir.deliver(mailbox, name, apply(mailbox_edit(entry, hostname), content), quota)
             except MailboxFailed as failed:
-                report.outcomes.append((entry, self._deferred(entry, failed.refusal)))
+                report.outcomes.append((entry, self._judged(entry, failed.refusal)))
             else:
                 kept = Refusal(Reply(250, "2.0.0", "delivered to the mailbox"), "maildir", file)
                 report.outcomes.append((entry, Outcome(Result.DELIVERED, kept)))

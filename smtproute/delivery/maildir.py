@@ -5,8 +5,8 @@ on disk, as every Maildir reader expects: bare newlines were refused at the door
 carries the size on disk (`S=`) and with CRLF (`W=`), as Dovecot reads them, and is the same at every attempt: a
 delivery repeated after a crash replaces its first copy while that is unread.
 
-A mailbox with a quota is counted before it is written. Two deliveries that are counted at once may both fit, as
-they may in Dovecot.
+A mailbox with a quota is counted before it is written, and its deliveries take turns, so that each is judged by what
+the one before it left. What others write meanwhile is not known.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from smtproute.core.address import Address
-from smtproute.core.quota import FULL_FOR_NOW, UNLIMITED, Quota, over
+from smtproute.core.quota import FULL, FULL_FOR_NOW, UNLIMITED, Quota, over
 from smtproute.core.reply import Refusal, Reply
 from smtproute.delivery.usage import Counter
-from smtproute.world import SystemClock
+from smtproute.world import Clock, SystemClock
 
 __all__ = ["MailboxFailed", "Maildir"]
+
+PATIENCE = 10.0
+"""Seconds that a delivery waits for its mailbox to be counted, from when that count was asked for."""
 
 _SAYS = "maildir"
 
@@ -37,59 +42,111 @@ class MailboxFailed(Exception):
         self.refusal = refusal
 
 
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """A mailbox that is being counted."""
+
+    octets: asyncio.Future[int]
+    due: float
+    """The loop's time at which deliveries wait for it no longer."""
+
+
 class Maildir:
     """All mailboxes: `<root>/<domain>/<user>/`. Owns the threads that write and that count them."""
 
-    def __init__(self, root: Callable[[], str]) -> None:
+    def __init__(self, root: Callable[[], str], clock: Clock | None = None, patience: float = PATIENCE) -> None:
+        """`clock` is the one that dates files, whatever time it is for the relay."""
         self._root = root
+        self._patience = patience
         self._writers = ThreadPoolExecutor(4, thread_name_prefix="maildir")
         # Apart: a large mailbox that is counted for the first time must not hold up what is written.
         self._counters = ThreadPoolExecutor(2, thread_name_prefix="usage")
-        self._counter = Counter(SystemClock())  # the clock that dates files, whatever time it is for the relay
-        self._counting: dict[Path, asyncio.Future[int]] = {}
+        self._counter = Counter(clock or SystemClock())
+        self._counting: dict[Path, _Count] = {}
+        self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
     async def deliver(self, mailbox: Address, name: str, content: bytes, quota: Quota = UNLIMITED) -> str:
         """Writes `content` (CRLF) under the unique base `name`, if there is room; returns the file.
 
-        Raises MailboxFailed.
+        A mailbox that is not counted in time is not judged. Raises MailboxFailed: for good where the content would
+        not fit into the mailbox if that were empty, since no wait makes room for it.
         """
         folder = self._folder(mailbox)
-        used = await self.usage(mailbox) if quota.limit else 0
-        full = f"{used} of {quota.limit} octets, and {len(content)} more" if over(quota, used, len(content)) else ""
+        if not quota.limit:
+            return await self._written(folder, name, content, None)
+        if over(quota, 0, len(content)):
+            why = f"{len(content)} octets never fit into {folder}, which may hold {quota.limit} ({quota.rule})"
+            return await self._written(folder, name, content, Refusal(FULL, _SAYS, why))
+        turn = self._turns.setdefault(folder, asyncio.Lock())
+        async with turn:
+            used = await self._used(folder)
+            full = None
+            if used is not None and over(quota, used, len(content)):
+                why = f"{folder} is full: {used} of {quota.limit} octets, and {len(content)} more"
+                full = Refusal(FULL_FOR_NOW, _SAYS, why)
+            return await self._written(folder, name, content, full)
+
+    async def usage(self, mailbox: Address) -> int:
+        """Octets of virtual size in the mailbox; 0 where it is not there yet. Raises MailboxFailed."""
+        folder = self._folder(mailbox)
+        try:
+            # Whoever waits may give up: the count goes on, and the next one finds it.
+            return await asyncio.shield(self._count(folder).octets)
+        except OSError as error:
+            raise MailboxFailed(_refusal(error, folder, "read")) from error
+
+    def close(self) -> None:
+        """Waits for what is being written, and not for what is being counted."""
+        self._counter.stop()
+        self._counters.shutdown(wait=False, cancel_futures=True)
+        self._writers.shutdown()
+
+    async def _used(self, folder: Path) -> int | None:
+        """What the mailbox holds, by a count that begins now; None where it is late. Raises MailboxFailed."""
+        earlier = self._counting.get(folder)  # it may have passed by what was written since
+        if earlier is not None and not await _in_time(earlier):
+            return None
+        count = self._count(folder)
+        if not await _in_time(count):
+            return None
+        try:
+            return count.octets.result()
+        except OSError as error:
+            raise MailboxFailed(_refusal(error, folder, "read")) from error
+
+    def _count(self, folder: Path) -> _Count:
+        """The count that is under way, or a new one."""
+        count = self._counting.get(folder)
+        if count is None or count.octets.done():
+            loop = asyncio.get_running_loop()
+            octets = loop.run_in_executor(self._counters, self._counter.octets, folder)
+            count = self._counting[folder] = _Count(octets, loop.time() + self._patience)
+            octets.add_done_callback(lambda done: self._counted(folder, done))
+        return count
+
+    async def _written(self, folder: Path, name: str, content: bytes, full: Refusal | None) -> str:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._writers, _write, folder, name, content, full)
         except OSError as error:
             raise MailboxFailed(_refusal(error, folder, "written")) from error
 
-    async def usage(self, mailbox: Address) -> int:
-        """Octets of virtual size in the mailbox; 0 where it is not there yet. Raises MailboxFailed."""
-        folder = self._folder(mailbox)
-        counting = self._counting.get(folder)
-        if counting is None:
-            counting = asyncio.get_running_loop().run_in_executor(self._counters, self._counter.octets, folder)
-            self._counting[folder] = counting
-            counting.add_done_callback(lambda done: self._counted(folder, done))
-        try:
-            # Whoever waits may give up: the count goes on, and the next one finds it.
-            return await asyncio.shield(counting)
-        except OSError as error:
-            raise MailboxFailed(_refusal(error, folder, "read")) from error
-
-    def close(self) -> None:
-        """Waits for what is being written."""
-        self._counter.stop()
-        self._counters.shutdown(cancel_futures=True)
-        self._writers.shutdown()
-
     def _folder(self, mailbox: Address) -> Path:
         """Raises MailboxFailed."""
         return Path(self._root()) / _component(mailbox.domain.key) / _component(mailbox.local.lower())
 
     def _counted(self, folder: Path, done: asyncio.Future[int]) -> None:
-        del self._counting[folder]
+        if self._counting[folder].octets is done:
+            del self._counting[folder]
         if not done.cancelled():
             done.exception()  # it may be that nobody waited until then
+
+
+async def _in_time(count: _Count) -> bool:
+    """Waits for the count; whether it ended before it was due."""
+    left = max(0.0, count.due - asyncio.get_running_loop().time())
+    done, _ = await asyncio.wait([count.octets], timeout=left)
+    return bool(done)
 
 
 def _component(name: str) -> str:
@@ -100,13 +157,13 @@ def _component(name: str) -> str:
     return name
 
 
-def _write(folder: Path, name: str, content: bytes, full: str) -> str:
+def _write(folder: Path, name: str, content: bytes, full: Refusal | None) -> str:
     """Writes the file, unless the mailbox is `full` and does not hold it yet. Raises OSError, MailboxFailed."""
     on_disk = content.replace(b"\r\n", b"\n")
     named = f"{name},S={len(on_disk)},W={len(content)}"
     part, final = folder / "tmp" / named, folder / "new" / named
-    if full and not final.exists():
-        raise MailboxFailed(Refusal(FULL_FOR_NOW, _SAYS, f"{folder} is full: {full}"))
+    if full is not None and not final.exists():
+        raise MailboxFailed(full)
     for sub in ("cur", "tmp", "new"):
         _make(folder / sub)
     try:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 from smtproute.world import Clock
@@ -24,6 +25,12 @@ _TRUSTED_AFTER = 2.0
 _ROUNDS = 3
 """How often a folder is counted again because a message moved from `new` to `cur` meanwhile."""
 _CHUNK = 1 << 20
+_MOST_READ = 1 << 30
+"""Octets. A larger file (it may be sparse) counts with its size on disk, and is not read."""
+_NO_MESSAGE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.ENODEV}
+)
+"""What looking at a name ends in that is gone or renamed by now, leads nowhere, or is no regular file."""
 _DIGITS = re.compile(r"([0-9]*)(?:[,:]|\Z)")
 
 
@@ -77,6 +84,7 @@ class Counter:
         read: dict[str, int] = {}
         with os.scandir(directory) as entries:
             for entry in entries:
+                self._go_on()
                 if entry.name.startswith("."):
                     continue
                 named = _named(entry.name, ",W=")
@@ -84,29 +92,56 @@ class Counter:
                     octets += named
                     continue
                 unique = entry.name.partition(":")[0]
-                with suppress(FileNotFoundError, IsADirectoryError):  # renamed or gone meanwhile; or no message
-                    read[unique] = before.read[unique] if unique in before.read else self._virtual(Path(entry))
-                    octets += read[unique]
+                size = before.read[unique] if unique in before.read else self._virtual(Path(entry))
+                if size is not None:
+                    read[unique] = size
+                    octets += size
         trusted = now - stamp[0] / 1e9 >= _TRUSTED_AFTER
         return _Counted(stamp if trusted else None, octets, read)
 
-    def _virtual(self, message: Path) -> int:
-        """The size of a file with each line end as CRLF; the one in its name (on disk) where it cannot be read."""
-        octets, last = 0, b""
+    def _virtual(self, message: Path) -> int | None:
+        """The size of a file with each line end as CRLF; the one in its name (on disk) where it cannot be read.
+
+        None for what is no message: gone meanwhile, or no regular file, which might never end or never begin.
+        """
         try:
-            with message.open("rb", buffering=0) as file:
-                while chunk := file.read(_CHUNK):
-                    if self._stopped:
-                        raise InterruptedError(errno.EINTR, "the relay stops")
-                    bare = chunk.count(b"\n") - chunk.count(b"\r\n") - (last == b"\r" and chunk.startswith(b"\n"))
-                    octets += len(chunk) + bare
-                    last = chunk[-1:]
+            # Before it is opened, too: to open a device may do something.
+            if not stat.S_ISREG(message.stat().st_mode):
+                return None
+            with open(message, "rb", buffering=0, opener=_without_waiting) as file:
+                return self._with_crlf(file)
         except PermissionError:
             named = _named(message.name, ",S=")
             if named is None:
                 raise
             return named
+        except OSError as error:
+            if error.errno in _NO_MESSAGE:
+                return None
+            raise
+
+    def _with_crlf(self, file: FileIO) -> int | None:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if found.st_size > _MOST_READ:
+            return found.st_size
+        octets, last, left = 0, b"", found.st_size
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            self._go_on()
+            bare = chunk.count(b"\n") - chunk.count(b"\r\n") - (last == b"\r" and chunk.startswith(b"\n"))
+            octets += len(chunk) + bare
+            last, left = chunk[-1:], left - len(chunk)
         return octets
+
+    def _go_on(self) -> None:
+        """Raises OSError once it is to stop."""
+        if self._stopped:
+            raise InterruptedError(errno.EINTR, "the relay stops")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _named(name: str, field: str) -> int | None:

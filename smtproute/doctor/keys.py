@@ -10,12 +10,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from smtproute.config import files
 from smtproute.core.address import Domain
 from smtproute.core.docker_mailserver import KeyFile
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.settings import ArcKey, SignBy
 from smtproute.doctor.survey import Survey
-from smtproute.mailauth.keys import MIN_BITS, KeyFault, load
+from smtproute.mailauth.keys import MIN_BITS, KeyFault, load, read
 
 __all__ = ["examine"]
 
@@ -73,7 +74,7 @@ def _sealing(key: KeyFile) -> Iterator[Finding]:
     try:
         load(ArcKey(Domain(key.domain, key.domain), key.selector, key.file))
     except KeyFault as fault:
-        if not Path(key.file).exists():
+        if not files.there(Path(key.file)):
             what = f"{key.written} is not there: {consequence}, and the log says so at debug level only."
             yield error("arc-key-missing", key.rule, what, new)
         elif (bits := _bits(key.file)) and bits < MIN_BITS:
@@ -87,7 +88,7 @@ def _sealing(key: KeyFile) -> Iterator[Finding]:
 def _bits(file: str) -> int:
     """The size of an RSA key; 0 where it cannot be told."""
     try:
-        private = load_pem_private_key(Path(file).read_bytes(), password=None)
+        private = load_pem_private_key(read(file), password=None)
     except (OSError, TypeError, ValueError, UnsupportedAlgorithm):
         return 0
     return private.key_size if isinstance(private, RSAPrivateKey) else 0

@@ -120,7 +120,7 @@ class IntakeDoor:
     async def login(self, client: Client, name: str, password: bytes) -> Login | Reply:
         logins = self._intake.snapshot().logins
         try:
-            login = await self._intake.passwords.login(logins, name, password)
+            login = await self._intake.passwords.login(logins, name, password, client.ip)
         except PasswordFault as fault:
             return self._not_logged_in(client, name, Refusal(_NO_LOGIN_NOW, "passwords", str(fault)))
         if login is None:

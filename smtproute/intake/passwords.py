@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import binascii
 import hmac
+import ipaddress
 import zlib
 from base64 import b64encode
+from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -16,12 +18,14 @@ from typing import assert_never
 from smtproute.core.address import Address, AddressError
 from smtproute.core.login import Login
 
-__all__ = ["MAX_PASSWORD", "PATIENCE", "HashFault", "PasswordFault", "Passwords"]
+__all__ = ["MAX_PASSWORD", "PATIENCE", "WAITING", "HashFault", "PasswordFault", "Passwords"]
 
 MAX_PASSWORD = 1000
 """Octets of a password; a longer one is wrong."""
 PATIENCE = 20.0
 """Seconds that a login waits for its turn."""
+WAITING = 16
+"""Logins of one client address that wait for their turn; more than one, for there are users behind NAT and webmail."""
 
 _MAX_SHA512_ROUNDS = 1_000_000
 _MAX_BCRYPT_COST = 14
@@ -54,17 +58,17 @@ class Scheme(StrEnum):
 
 
 class Passwords:
-    """Checks passwords in `cpu`, at most `at_once` of them; the others wait in the order in which they came."""
+    """Checks passwords in `cpu`, at most `at_once` of them; the others wait, and client addresses take turns."""
 
     def __init__(self, cpu: Executor, at_once: int, patience: float = PATIENCE) -> None:
         self._cpu = cpu
-        self._turns = asyncio.Semaphore(at_once)
+        self._turns = _Turns(at_once)
         self._patience = patience
 
-    async def login(self, logins: Mapping[str, Login], name: str, password: bytes) -> Login | None:
+    async def login(self, logins: Mapping[str, Login], name: str, password: bytes, client: str) -> Login | None:
         """Who of `logins` (by Address.key) has this name and password; None if nobody. Raises PasswordFault.
 
-        A name that nobody has takes the time of one that somebody has.
+        A name that nobody has takes the time of one that somebody has. `client` is the IP address that asks.
         """
         if not 0 < len(password) <= MAX_PASSWORD or b"\0" in password:
             return None
@@ -73,22 +77,90 @@ class Passwords:
             decoy = _decoy(logins, name)
             if decoy is not None:
                 with suppress(HashFault):
-                    await self._right(decoy, password)
+                    await self._right(decoy, password, client)
             return None
-        return login if await self._right(login, password) else None
+        return login if await self._right(login, password, client) else None
 
-    async def _right(self, login: Login, password: bytes) -> bool:
+    async def _right(self, login: Login, password: bytes, client: str) -> bool:
+        network = _network(client)
         try:
             async with asyncio.timeout(self._patience):
-                await self._turns.acquire()
+                await self._turns.take(network)
         except TimeoutError:
             raise PasswordFault(f"too many log in at once: no turn within {self._patience:g} seconds") from None
+        work = asyncio.get_running_loop().run_in_executor(self._cpu, _verify, login.password, password)
+        # The turn is over when the work is, even if the client is gone before.
+        work.add_done_callback(lambda _: self._turns.give_back(network))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._cpu, _verify, login.password, password)
+            return await asyncio.shield(work)
         except HashFault as fault:
             raise HashFault(f"{login.rule}: the password of {login.account} cannot be checked: {fault}") from None
-        finally:
-            self._turns.release()
+
+
+class _Turns:
+    """`free` turns at a time. Each goes to the network that has the fewest, and of these to the one next in line.
+
+    So whoever floods one address with logins holds up every other by no more than the login that is under way.
+    """
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._held: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """By network, in the order in which they are next."""
+
+    async def take(self, network: str) -> None:
+        """Waits for a turn. Raises PasswordFault at once where too many of the network wait already."""
+        if self._free:
+            self._free -= 1
+            self._held[network] += 1
+            return
+        line = self._waiting.setdefault(network, deque())
+        if len(line) >= WAITING:
+            raise PasswordFault(f"too many log in at once from {network}: {len(line)} wait for their turn")
+        turn = asyncio.get_running_loop().create_future()
+        line.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._leave(network, turn)
+            else:
+                self.give_back(network)
+            raise
+
+    def give_back(self, network: str) -> None:
+        """The turn goes on to who waits for one."""
+        while self._waiting:
+            chosen = min(self._waiting, key=lambda each: self._held[each])
+            line = self._waiting.pop(chosen)
+            turn = line.popleft()
+            if line:
+                self._waiting[chosen] = line
+            if not turn.cancelled():
+                turn.set_result(None)
+                self._held[chosen] += 1
+                break
+        else:
+            self._free += 1
+        self._held[network] -= 1
+        if not self._held[network]:
+            del self._held[network]
+
+    def _leave(self, network: str, turn: asyncio.Future[None]) -> None:
+        line = self._waiting.get(network, deque())
+        if turn in line:
+            line.remove(turn)
+            if not line:
+                del self._waiting[network]
+
+
+def _network(client: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one host may have."""
+    address = ipaddress.ip_address(client)
+    if isinstance(address, ipaddress.IPv4Address):
+        return client
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def _named(logins: Mapping[str, Login], name: str) -> Login | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
+import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -18,13 +20,15 @@ from dkim.util import InvalidTagValueList, parse_tag_value
 
 from smtproute.core.settings import ArcKey
 
-__all__ = ["KeyFault", "RecordFault", "SigningKey", "load", "public", "record"]
+__all__ = ["KeyFault", "RecordFault", "SigningKey", "load", "public", "read", "record"]
 
 MIN_BITS = 1024
 """RFC 8301 3.2: a shorter RSA key signs nothing."""
 MAX_BITS = 8192
 """RFC 8301 3.2 has verifiers take 4096 bits; far beyond that a key is a way to burn our time."""
 _MAX_EXPONENT_BITS = 64
+_LARGEST = 64 << 10
+"""Octets of a key file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def load(key: ArcKey) -> SigningKey:
     """The signing key in `key.file`: RSA, in PEM (PKCS#1 or PKCS#8). Reads the file. Raises KeyFault."""
     new = f"make one with: openssl genrsa -out {key.file} 2048"
     try:
-        text = Path(key.file).read_bytes()
+        text = read(key.file)
     except FileNotFoundError:
         raise KeyFault(f"{key.file}: there is no such file; {new}") from None
     except OSError as error:
@@ -75,6 +79,18 @@ def load(key: ArcKey) -> SigningKey:
             f"{key.file}: the key has {private.key_size} bits, and verifiers take {MIN_BITS} to {MAX_BITS}; {new}"
         )
     return SigningKey(key.domain.key, key.selector, private)
+
+
+def read(file: str) -> bytes:
+    """What a key file holds; nobody waits for a pipe. Raises OSError, also for what is no file of 64 KiB at most."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+            raise OSError(errno.EINVAL, "It is no regular file of 64 KiB at most", file)
+        return os.read(descriptor, _LARGEST)
+    finally:
+        os.close(descriptor)
 
 
 def record(key: SigningKey) -> str:

@@ -73,12 +73,6 @@ def test_the_whole_folder(tmp_path: Path) -> None:
         "postfix-regexp.cf",
         "postfix-virtual.cf",
     }
-    assert [(line.rule, line.key, line.value) for line in folder.virtual][2] == (
-        "postfix-virtual.cf:4",
-        "root",
-        "x@y.example",
-    )
-    assert [(line.key, line.value) for line in folder.quotas] == [("anna@example.org", "5M")]
 
 
 def test_a_hostname_that_is_a_mail_domain_is_named_by_the_file(tmp_path: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from smtproute.core.address import Address
 from smtproute.core.quota import Quota
 from smtproute.delivery.maildir import MailboxFailed, Maildir
+from smtproute.world import SystemClock
 
 ANNA = Address.parse("anna@example.org")
 LETTER = b"Subject: hello\r\n\r\nbody\r\n"
@@ -30,6 +35,31 @@ def mailbox(tmp_path: Path) -> Path:
     for sub in ("cur", "new", "tmp"):
         (folder / sub).mkdir(parents=True)
     return folder
+
+
+class StuckClock(SystemClock):
+    """Whoever counts a directory asks for the time first, and waits here, as for a server of files that is gone."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = threading.Event(), threading.Event()
+        self.times = 0
+
+    def now(self) -> float:
+        self.times += 1
+        self.asked.set()
+        self.go_on.wait(60)
+        return time.time()
+
+
+@contextlib.contextmanager
+def stuck(root: Path, patience: float = 60) -> Iterator[tuple[Maildir, StuckClock]]:
+    clock = StuckClock()
+    maildir = Maildir(lambda: str(root), clock, patience)
+    try:
+        yield maildir, clock
+    finally:
+        clock.go_on.set()
+        maildir.close()
 
 
 def put(folder: Path, name: str, content: bytes = b"") -> Path:
@@ -105,14 +135,94 @@ async def test_a_file_is_read_once(maildir: Maildir, mailbox: Path) -> None:
     assert await maildir.usage(ANNA) == 0
 
 
-async def test_who_asks_meanwhile_waits_for_the_same_count(maildir: Maildir, mailbox: Path) -> None:
-    message = mailbox / "cur" / "1.a.host:2,"
-    os.mkfifo(message)  # it is read when it is written
-    asked = [asyncio.create_task(maildir.usage(ANNA)) for _ in range(3)]
-    await asyncio.sleep(0)
-    asked[0].cancel()
-    await asyncio.to_thread(message.write_bytes, b"a\n")
-    assert await asyncio.gather(*asked[1:]) == [3, 3]
+async def test_who_asks_meanwhile_waits_for_the_same_count(tmp_path: Path, mailbox: Path) -> None:
+    put(mailbox / "cur", "1.a.host:2,", b"a\n")
+    with stuck(tmp_path) as (maildir, clock):
+        asked = [asyncio.create_task(maildir.usage(ANNA)) for _ in range(3)]
+        await asyncio.to_thread(clock.asked.wait)
+        asked[0].cancel()
+        clock.go_on.set()
+        assert await asyncio.gather(*asked[1:]) == [3, 3]
+    assert clock.times == 2  # once for each of the two directories
+
+
+async def test_what_is_no_regular_file_is_no_message(maildir: Maildir, mailbox: Path) -> None:
+    cur = mailbox / "cur"
+    put(cur, "1.a.host:2,", b"a\n")
+    os.mkfifo(cur / "2.fifo")
+    (cur / "3.directory").mkdir()
+    for number, target in enumerate(("/dev/zero", "/dev/tty", "2.fifo", "loop", "9" * 300, "1.a.host:2,/x", "gone")):
+        (cur / f"4.{number}.link").symlink_to(target)
+    (cur / "loop").symlink_to("loop")
+    (cur / "5.followed").symlink_to("1.a.host:2,")
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(cur):
+        bound.bind("6.socket")
+    async with asyncio.timeout(20):
+        assert await maildir.usage(ANNA) == 3 + 3
+
+
+async def test_a_file_without_end_counts_as_it_stands(maildir: Maildir, mailbox: Path) -> None:
+    os.truncate(put(mailbox / "cur", "1.sparse"), 1 << 42)
+    async with asyncio.timeout(20):
+        assert await maildir.usage(ANNA) == 1 << 42
+
+
+async def test_a_delivery_does_not_wait_for_a_count_for_ever(tmp_path: Path, mailbox: Path) -> None:
+    """What is not known in time is not judged, as at RCPT; others in the line wait no longer than the first."""
+    with stuck(tmp_path, patience=0.01) as (maildir, clock):
+        await asyncio.gather(*(maildir.deliver(ANNA, f"{n}.host", LETTER, Quota(1000)) for n in range(3)))
+        assert not clock.go_on.is_set()
+    assert len(list((mailbox / "new").iterdir())) == 3
+
+
+async def test_closing_does_not_wait_for_a_count(tmp_path: Path, mailbox: Path) -> None:
+    with stuck(tmp_path) as (maildir, clock):
+        asked = asyncio.create_task(maildir.usage(ANNA))
+        await asyncio.to_thread(clock.asked.wait)
+        await asyncio.wait_for(asyncio.to_thread(maildir.close), 20)
+        put(mailbox / "cur", "1.a.host,W=5:2,")
+        clock.go_on.set()
+        with pytest.raises(MailboxFailed, match="the relay stops"):
+            await asked
+
+
+async def test_deliveries_at_once_do_not_overfill(maildir: Maildir, mailbox: Path) -> None:
+    quota = Quota(10 * len(LETTER), grace=0)
+
+    async def deliver(number: int) -> bool:
+        try:
+            await maildir.deliver(ANNA, f"{number}.host", LETTER, quota)
+        except MailboxFailed as failed:
+            assert failed.refusal.reply.code == 452
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*map(deliver, range(30)))) == 10
+    assert await maildir.usage(ANNA) == 10 * len(LETTER)
+
+
+async def test_a_count_that_began_before_the_last_delivery_does_not_judge_the_next(
+    tmp_path: Path, mailbox: Path
+) -> None:
+    with stuck(tmp_path) as (maildir, clock):
+        begun = asyncio.create_task(maildir.usage(ANNA))
+        await asyncio.to_thread(clock.asked.wait)
+        put(mailbox / "new", "1.host,W=90")  # where the count has passed
+        judged = asyncio.create_task(maildir.deliver(ANNA, "2.host", LETTER, Quota(100, grace=0)))
+        await asyncio.sleep(0)
+        clock.go_on.set()
+        with pytest.raises(MailboxFailed, match="90 of 100 octets"):
+            await judged
+        await begun
+
+
+async def test_what_never_fits_fails_for_good(maildir: Maildir, mailbox: Path) -> None:
+    with pytest.raises(MailboxFailed) as failed:
+        await maildir.deliver(ANNA, "1.host", LETTER, Quota(len(LETTER) - 3, grace=10))
+    reply = failed.value.refusal.reply
+    assert (reply.code, reply.enhanced) == (552, "5.2.2")
+    await maildir.deliver(ANNA, "1.host", LETTER, Quota(len(LETTER) - 2, grace=10))
+    assert await maildir.usage(ANNA) == len(LETTER)
 
 
 async def test_a_directory_that_changed_just_now_is_not_trusted(maildir: Maildir, mailbox: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,9 +13,10 @@ from passlib.hash import argon2, bcrypt, ldap_salted_sha512, sha512_crypt
 
 from smtproute.core.address import Address
 from smtproute.core.login import Login
-from smtproute.intake.passwords import MAX_PASSWORD, HashFault, PasswordFault, Passwords
+from smtproute.intake.passwords import MAX_PASSWORD, WAITING, HashFault, PasswordFault, Passwords
 
 NAME = "name@example.org"
+CLIENT = "192.0.2.1"
 PLAIN = "{PLAIN}secret"
 SHA512 = sha512_crypt.using(rounds=1000).hash("secret")
 
@@ -36,7 +37,7 @@ def accounts(*logins: Login) -> dict[str, Login]:
 
 async def right(cpu: Executor, stored: str, password: bytes) -> bool:
     mine = login(NAME, stored)
-    found = await Passwords(cpu, 2).login(accounts(mine), NAME, password)
+    found = await Passwords(cpu, 2).login(accounts(mine), NAME, password, CLIENT)
     assert found in (mine, None)
     return found is mine
 
@@ -171,7 +172,7 @@ class Counting(Executor):
 @pytest.mark.parametrize("name", [NAME, "nobody@example.org"])
 async def test_what_no_password_can_be_is_not_hashed(name: str, password: bytes) -> None:
     pool = Counting()
-    assert await Passwords(pool, 1).login(accounts(login(NAME, "{PLAIN}")), name, password) is None
+    assert await Passwords(pool, 1).login(accounts(login(NAME, "{PLAIN}")), name, password, CLIENT) is None
     assert not pool.given
 
 
@@ -186,7 +187,7 @@ NAMELESS = ["nobody@example.org", "name", "", f"{NAME} ", "näme@example.org", r
 async def test_a_name_that_nobody_has_takes_as_long(name: str) -> None:
     """It is worked on somebody's hash, and even with that one's password it is nobody's."""
     pool = Counting()
-    trying = asyncio.create_task(Passwords(pool, 1).login(accounts(login(NAME, PLAIN)), name, b"secret"))
+    trying = asyncio.create_task(Passwords(pool, 1).login(accounts(login(NAME, PLAIN)), name, b"secret", CLIENT))
     while not pool.given:
         await asyncio.sleep(0)
     assert pool.given[0][2] == (PLAIN, b"secret")
@@ -199,7 +200,7 @@ async def test_a_name_that_nobody_has_is_always_worked_on_the_same_hash() -> Non
     logins = accounts(*(login(f"a{n}@example.org", f"{{PLAIN}}{n}") for n in range(20)))
 
     async def decoy(name: str) -> str:
-        trying = asyncio.create_task(Passwords(pool, 1).login(logins, name, b"secret"))
+        trying = asyncio.create_task(Passwords(pool, 1).login(logins, name, b"secret", CLIENT))
         while not pool.given:
             await asyncio.sleep(0)
         stored: str = pool.given[0][2][0]
@@ -214,23 +215,23 @@ async def test_a_name_that_nobody_has_is_always_worked_on_the_same_hash() -> Non
 
 async def test_a_decoy_whose_hash_is_broken_is_no_fault_of_the_client(cpu: Executor) -> None:
     logins = accounts(login(NAME, "{MD5}junk"))
-    assert await Passwords(cpu, 1).login(logins, "nobody@example.org", b"secret") is None
+    assert await Passwords(cpu, 1).login(logins, "nobody@example.org", b"secret", CLIENT) is None
     with pytest.raises(HashFault):
-        await Passwords(cpu, 1).login(logins, NAME, b"secret")
+        await Passwords(cpu, 1).login(logins, NAME, b"secret", CLIENT)
 
 
 async def test_without_a_password_nobody_logs_in(cpu: Executor) -> None:
     assert not await right(cpu, "", b"secret")
-    assert await Passwords(cpu, 1).login({}, NAME, b"secret") is None
+    assert await Passwords(cpu, 1).login({}, NAME, b"secret", CLIENT) is None
 
 
 async def test_names_fold_case_and_virtual_accounts_have_their_account_s_password(cpu: Executor) -> None:
     account = login("Name@Example.org", PLAIN)
     alias = login("Sales@example.org", PLAIN, "name@example.org")
     logins = accounts(account, alias)
-    assert await Passwords(cpu, 1).login(logins, "NAME@EXAMPLE.ORG", b"secret") is account
-    assert await Passwords(cpu, 1).login(logins, "sales@example.org", b"secret") is alias
-    assert await Passwords(cpu, 1).login(logins, "sales@example.org", b"wrong") is None
+    assert await Passwords(cpu, 1).login(logins, "NAME@EXAMPLE.ORG", b"secret", CLIENT) is account
+    assert await Passwords(cpu, 1).login(logins, "sales@example.org", b"secret", CLIENT) is alias
+    assert await Passwords(cpu, 1).login(logins, "sales@example.org", b"wrong", CLIENT) is None
 
 
 async def test_at_most_so_many_at_once_and_in_their_order() -> None:
@@ -240,7 +241,7 @@ async def test_at_most_so_many_at_once_and_in_their_order() -> None:
     done: list[int] = []
 
     async def enter(n: int) -> None:
-        assert await passwords.login(logins, f"a{n}@example.org", str(n).encode())
+        assert await passwords.login(logins, f"a{n}@example.org", str(n).encode(), CLIENT)
         done.append(n)
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as entering:
@@ -258,16 +259,110 @@ async def test_who_waits_for_too_long_hears_so_whatever_the_name() -> None:
     pool = Counting()
     passwords = Passwords(pool, 1, patience=0.05)
     logins = accounts(login(NAME, PLAIN))
-    first = asyncio.create_task(passwords.login(logins, NAME, b"secret"))
+    first = asyncio.create_task(passwords.login(logins, NAME, b"secret", CLIENT))
     while not pool.given:
         await asyncio.sleep(0)
     for name in (NAME, "nobody@example.org"):
         with pytest.raises(PasswordFault, match="too many log in at once"):
-            await passwords.login(logins, name, b"secret")
+            await passwords.login(logins, name, b"secret", CLIENT)
     pool.finish()
     assert await first is not None
-    again = asyncio.create_task(passwords.login(logins, NAME, b"secret"))
+    again = asyncio.create_task(passwords.login(logins, NAME, b"secret", CLIENT))
     while not pool.given:
         await asyncio.sleep(0)
     pool.finish()
     assert await again is not None
+
+
+class Gate:
+    """Logins from several addresses, one hash at a time, each worked on when the test says so."""
+
+    def __init__(self) -> None:
+        self.pool = Counting()
+        self.passwords = Passwords(self.pool, 1)
+        self.logins = accounts(login(NAME, PLAIN))
+        self.entering: list[asyncio.Task[Login | None]] = []
+
+    async def enter(self, client: str, password: bytes = b"wrong") -> asyncio.Task[Login | None]:
+        """A login that has come as far as it can."""
+        entering = asyncio.create_task(self.passwords.login(self.logins, NAME, password, client))
+        self.entering.append(entering)
+        await asyncio.sleep(0)
+        return entering
+
+    async def finish(self) -> None:
+        """The hash that is under way is done, and the next one is begun."""
+        self.pool.finish()
+        for _ in range(5):  # through the pool's future, the turn, and whoever has it next
+            await asyncio.sleep(0)
+
+    async def leave(self) -> None:
+        while self.pool.given:
+            await self.finish()
+        await asyncio.gather(*self.entering, return_exceptions=True)
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[Gate]:
+    made = Gate()
+    yield made
+    await made.leave()
+
+
+@pytest.mark.parametrize(("many", "one"), [(CLIENT, "192.0.2.2"), ("2001:db8::%x", "2001:db8:0:1::1")])
+async def test_another_address_waits_for_one_hash_of_a_flood(gate: Gate, many: str, one: str) -> None:
+    """Of IPv6 a /64 is one address."""
+    for n in range(1 + WAITING):
+        await gate.enter(many % n if "%" in many else many)
+    user = await gate.enter(one, b"secret")
+    assert len(gate.pool.given) == 1 and not user.done()
+    await gate.finish()
+    assert gate.pool.given[0][2] == (PLAIN, b"secret")
+    await gate.finish()
+    assert await user is not None
+
+
+async def test_addresses_that_wait_take_turns(gate: Gate) -> None:
+    for client, password in ((1, b"1"), (1, b"2"), (1, b"3"), (2, b"4"), (2, b"5"), (3, b"6")):
+        await gate.enter(f"192.0.2.{client}", password)
+    order = []
+    while gate.pool.given:
+        order.append(gate.pool.given[0][2][1])
+        await gate.finish()
+    assert order == [b"1", b"4", b"2", b"6", b"5", b"3"]
+
+
+async def test_of_one_address_only_so_many_wait(gate: Gate) -> None:
+    for _ in range(1 + WAITING):
+        await gate.enter(CLIENT)
+    with pytest.raises(PasswordFault, match=f"too many log in at once from {CLIENT}"):
+        await (await gate.enter(CLIENT))
+    assert not (await gate.enter("192.0.2.2")).done()
+    await gate.finish()
+    await gate.finish()
+    assert not (await gate.enter(CLIENT)).done()
+
+
+async def test_who_goes_leaves_the_turn_to_the_next(gate: Gate) -> None:
+    first = await gate.enter(CLIENT)
+    gone, going = await gate.enter(CLIENT), await gate.enter(CLIENT)
+    user = await gate.enter(CLIENT, b"secret")
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    going.cancel()  # and its turn comes before it knows
+    await gate.finish()
+    assert await first is None
+    assert gate.pool.given[0][2] == (PLAIN, b"secret")
+    await gate.finish()
+    assert await user is not None
+
+
+async def test_a_hash_that_nobody_waits_for_is_still_under_way(gate: Gate) -> None:
+    first = await gate.enter(CLIENT)
+    user = await gate.enter("192.0.2.2", b"secret")
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert len(gate.pool.given) == 1
+    await gate.finish()
+    await gate.finish()
+    assert await user is not None

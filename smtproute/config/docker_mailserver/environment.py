@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from smtproute.config import files
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.tables import decoded
 from smtproute.core.docker_mailserver import Environment, Line
@@ -74,7 +75,7 @@ def _from_file(variables: dict[str, Line], name: str, paths: Paths) -> tuple[Fin
         instead = f'paths = {{ "{line.value}" = "..." }} under [docker_mailserver]'
         return (warning("environment-file", line.rule, what, instead),)
     try:
-        octets = path.read_bytes()
+        octets = files.read(path)
     except OSError as error:
         why = (error.strerror or "error").lower()
         return (warning("environment-file", line.rule, f"{path} cannot be read: {why}. {target} stays unset."),)

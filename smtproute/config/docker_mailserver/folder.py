@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from smtproute.config import files
 from smtproute.config.docker_mailserver.access import RECEIVE, SEND, read_access
 from smtproute.config.docker_mailserver.accounts import read_accounts, virtual_logins
 from smtproute.config.docker_mailserver.local import ALIASES, read_local
@@ -77,7 +78,7 @@ def read_folder(
     path: Path, paths: Paths, environment: Environment, hostname: Domain, version: str
 ) -> ReadFolder | None:
     """What is in the folder; None where it has neither accounts nor aliases. Raises OSError."""
-    if not (path / ACCOUNTS).exists() and not (path / VIRTUAL).exists():
+    if not files.present(path / ACCOUNTS) and not files.present(path / VIRTUAL):
         return None
     reader = _Reader(path, paths)
     main = reader.took(read_main(reader.octets(MAIN)))
@@ -169,7 +170,7 @@ class _Reader:
         """What a file holds, None where there is none. Raises OSError."""
         if name not in self._read:
             file = self._path / name
-            self._read[name] = file.read_bytes() if file.exists() else None
+            self._read[name] = files.read(file) if files.present(file) else None
         return self._read[name]
 
     def octets(self, name: str) -> bytes:
@@ -198,14 +199,14 @@ class _Reader:
             file = self._paths.host(written) if name is None else self._path / name
             if name == VIRTUAL and kind == "texthash":
                 found.append(virtual)
-            elif file is None or not file.is_file():
+            elif file is None or not files.present(file):
                 what = f"{written} is not to be found here: its aliases are not simulated."
                 instead = f'paths = {{ "{written}" = "..." }} under [docker_mailserver]'
                 self.findings.append(warning("not-simulated", rule, what, instead))
             elif kind == "pcre":
-                found.append(self.took(pcre_table(name or written, file.read_bytes())))
+                found.append(self.took(pcre_table(name or written, files.read(file))))
             else:
-                found.append(self.took(text_table(name or written, file.read_bytes())))
+                found.append(self.took(text_table(name or written, files.read(file))))
         return tuple(found)
 
 

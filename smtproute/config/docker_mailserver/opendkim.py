@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from smtproute.config import files
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.tables import decoded
 from smtproute.core.docker_mailserver import KeyFile, Line
@@ -38,15 +39,15 @@ def read_opendkim(folder: Path, paths: Paths) -> tuple[tuple[KeyFile, ...], tupl
     docker-mailserver copies the folder only where KeyTable is there. The keys themselves are not opened.
     """
     findings: list[Finding] = []
-    if not (folder / KEYS).exists():
-        if (folder / SIGNERS).exists():
+    if not files.present(folder / KEYS):
+        if files.present(folder / SIGNERS):
             what = "There is no KeyTable beside it: docker-mailserver ignores the folder, and nothing is signed."
             findings.append(error("opendkim-table", SIGNERS, what, "setup config dkim"))
         return (), tuple(findings)
     keys = dict(_keys(folder, findings))
     found: dict[tuple[str, str], KeyFile] = {}
     used: set[str] = set()
-    if not (folder / SIGNERS).exists():
+    if not files.present(folder / SIGNERS):
         what = "There is no SigningTable beside it: nothing is signed."
         findings.append(error("opendkim-table", KEYS, what, "setup config dkim"))
     for line in _lines(folder, SIGNERS):
@@ -71,7 +72,7 @@ def read_opendkim(folder: Path, paths: Paths) -> tuple[tuple[KeyFile, ...], tupl
     findings += [
         warning("opendkim-table", key.line.rule, f"No line of SigningTable names {name}: this key signs nothing.")
         for name, key in keys.items()
-        if name not in used and (folder / SIGNERS).exists()
+        if name not in used and files.present(folder / SIGNERS)
     ]
     return tuple(found.values()), tuple(findings)
 
@@ -106,7 +107,7 @@ def _key_file(key: _Key, domain: str, paths: Paths, findings: list[Finding], aga
         what = f"{path} is in no place that is known outside the container: {domain} is not signed for here."
         instead = f"/etc/opendkim/keys/{domain}/{key.selector}.private"
         findings.append(error("opendkim-table", key.line.rule, what, instead))
-    elif not here.exists():
+    elif not files.there(here):
         what = f"There is no {here}: the mail of {domain} is not signed."
         findings.append(error("opendkim-table", key.line.rule, what, f"setup config dkim domain {domain}"))
     return KeyFile(domain, key.selector, str(here) if here is not None else "", path, key.line.rule)
@@ -120,9 +121,9 @@ def _signs(pattern: str) -> str:
 def _lines(folder: Path, name: str) -> Iterator[Line]:
     """The lines of a table: a key, white space (a colon or = may be beside it), a value; `#` begins a comment."""
     file = folder / name
-    if not file.exists():
+    if not files.present(file):
         return
-    for number, raw in enumerate(decoded(file.read_bytes()).split("\n"), 1):
+    for number, raw in enumerate(decoded(files.read(file)).split("\n"), 1):
         text = re.split(r"(?:\A|\s)#", raw, maxsplit=1)[0].strip()
         if text:
             key, *value = text.split(maxsplit=1)

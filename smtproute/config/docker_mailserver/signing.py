@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from smtproute.config import files
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.docker_mailserver.ucl import Block, Items, Text, UclError, Value, parse
 from smtproute.config.tables import decoded
@@ -316,7 +317,7 @@ class _RspamdFile:
         if isinstance(value, Text):
             file = self.paths.host(_filled(value.text, _VARIABLES).removeprefix("map://").removeprefix("file://"))
         try:
-            text = decoded(file.read_bytes()) if file is not None else None
+            text = decoded(files.read(file)) if file is not None else None
         except OSError:
             text = None
         if file is None or text is None:
