@@ -33,6 +33,19 @@ LETTER = (
     b"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@else.example>\r\n\r\nHello.\r\n"
 )
 SENDER = "friend@else.example"
+DMS = """
+    [docker_mailserver]
+    config = "dms"
+    [listener.mx]
+    bind = "127.0.0.1:0"
+    role = "inbound"
+    [endpoint.far]
+    servers = ["mx.far.example:{port}"]
+    [[route]]
+    match = "*@far.example"
+    endpoint = "far"
+"""
+"""An inbound relay with a docker-mailserver folder, and an upstream for far.example at {port}."""
 
 
 class Client:

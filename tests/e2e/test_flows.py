@@ -12,20 +12,7 @@ from smtproute.core.outcome import Stage
 from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Drop, on
 from smtproute.world import World
-from tests.e2e.conftest import LETTER, SENDER, Lab
-
-DMS = """
-    [docker_mailserver]
-    config = "dms"
-    [listener.mx]
-    bind = "127.0.0.1:0"
-    role = "inbound"
-    [endpoint.far]
-    servers = ["mx.far.example:{port}"]
-    [[route]]
-    match = "*@far.example"
-    endpoint = "far"
-"""
+from tests.e2e.conftest import DMS, LETTER, SENDER, Lab
 
 
 def folder(lab: Lab) -> None:

@@ -6,7 +6,7 @@ import dkim
 import pytest
 
 from smtproute.core.event import Happening
-from tests.e2e.conftest import LETTER, Lab
+from tests.e2e.conftest import DMS, LETTER, Lab
 from tests.mailauth.arc_peers import by_perl
 
 FORWARD = """
@@ -101,20 +101,7 @@ async def test_a_folder_without_a_key_for_a_domain_starts_and_says_so(lab: Lab) 
     lab.write("dms/rspamd/override.d/arc.conf", conf)
     (lab.folder / key).rename(lab.folder / "dms" / key)
     far = await lab.upstream("mx.far.example")
-    relay = await lab.started(
-        f"""
-        [docker_mailserver]
-        config = "dms"
-        [listener.mx]
-        bind = "127.0.0.1:0"
-        role = "inbound"
-        [endpoint.far]
-        servers = ["mx.far.example:{far.port}"]
-        [[route]]
-        match = "*@far.example"
-        endpoint = "far"
-        """
-    )
+    relay = await lab.started(DMS.format(port=far.port))
     warnings = [event.facts["what"] for event in lab.journal.of(Happening.WARNING)]
     assert [what for what in warnings if "no sealing key" in what] == [
         "postfix-virtual.cf:2: example.com has no sealing key: what is forwarded for it goes out unsealed"

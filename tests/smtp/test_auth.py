@@ -11,7 +11,6 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
-import trustme
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -43,22 +42,8 @@ def house() -> House:
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def secure(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    pem = tmp_path_factory.mktemp("tls") / "mx.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(pem))
-    return replace(CLEAR, auth_in_clear=AuthInClear.NEVER, tls=ListenerTls.STARTTLS, certificate=str(pem))
+def secure(pem: str) -> Settings:
+    return replace(CLEAR, auth_in_clear=AuthInClear.NEVER, tls=ListenerTls.STARTTLS, certificate=pem)
 
 
 async def encrypted(peer: Peer, context: ssl.SSLContext) -> None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import aiosmtplib
 import pytest
-import trustme
 from recording import House, Taken, listening, on_both_loops
 from swaks import swaks
 
@@ -22,22 +21,8 @@ TLS = [(ListenerTls.STARTTLS, "--tls"), (ListenerTls.IMPLICIT, "--tlsc")]
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def settings(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    pem = tmp_path_factory.mktemp("tls") / "mx.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
-    return Settings("out", port=0, role=Role.SUBMISSION, tls=ListenerTls.STARTTLS, certificate=str(pem))
+def settings(pem: str) -> Settings:
+    return Settings("out", port=0, role=Role.SUBMISSION, tls=ListenerTls.STARTTLS, certificate=pem)
 
 
 def house() -> House:
