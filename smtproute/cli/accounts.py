@@ -31,6 +31,7 @@ def command(
 
     from smtproute.cli.configuration import reader, refuse
     from smtproute.config.document import Mistake
+    from smtproute.core.transcript import legible
 
     try:
         snapshot = reader(config)()
@@ -39,11 +40,12 @@ def command(
     found = asyncio.run(_accounts(snapshot))
     if as_json:
         for each in found:
-            print(json.dumps(each, ensure_ascii=False))
+            print(json.dumps(each))
         return
-    print("\n".join(_table([_HEADINGS, *map(_row, found)])) if found else "there are no accounts")
+    rows = [tuple(map(legible, _row(each))) for each in found]
+    print("\n".join(_table([_HEADINGS, *rows])) if found else "there are no accounts")
     for account, why in {each["account"]: each["why"] for each in found if each["why"]}.items():
-        print(f"the usage of {account} is not known: {why}")
+        print(legible(f"the usage of {account} is not known: {why}"))
 
 
 async def _accounts(snapshot: Snapshot) -> list[dict[str, Any]]:

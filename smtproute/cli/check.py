@@ -41,7 +41,7 @@ def command(
         findings = [error("configuration", *_parted(line)) for line in str(refused).splitlines()]
     if as_json:
         for finding in findings:
-            print(json.dumps(finding.json(), ensure_ascii=False))
+            print(json.dumps(finding.json()))
     else:
         for finding in findings:
             _show(finding)
@@ -57,10 +57,12 @@ def _parted(line: str) -> tuple[str, str]:
 
 def _show(finding: Finding) -> None:
     """What is wrong, and below it what to write instead."""
+    from smtproute.core.transcript import legible
+
     where = f"{finding.where}: " if finding.where else ""
-    print(f"{finding.severity}: {where}{finding.what} [{finding.name}]")
-    for number, line in enumerate(finding.instead.splitlines()):
-        print(f"    {'' if number else 'instead: '}{line}" if not number else f"             {line}")
+    print(legible(f"{finding.severity}: {where}{finding.what} [{finding.name}]"))
+    for number, line in enumerate(finding.instead.split("\n") if finding.instead else ()):
+        print(f"{'             ' if number else '    instead: '}{legible(line)}")
 
 
 def _sum(findings: Sequence[Finding]) -> None:

@@ -96,6 +96,7 @@ def _each(snapshot: Snapshot, envelope: Envelope, recipients: list[Address], as_
     import asyncio
 
     from smtproute.app import endpoints, usage
+    from smtproute.core.transcript import legible
     from smtproute.intake.explain import explain
     from smtproute.world import World
 
@@ -103,28 +104,30 @@ def _each(snapshot: Snapshot, envelope: Envelope, recipients: list[Address], as_
     with usage(snapshot.settings) as held:
         explained = asyncio.run(explain(snapshot, candidates, held, envelope, recipients))
     for each in explained:
-        print(json.dumps(each.json(), ensure_ascii=False) if as_json else "\n".join(each.lines()))
+        print(json.dumps(each.json()) if as_json else "\n".join(map(legible, each.lines())))
     raise typer.Exit(max((each.status for each in explained), default=0))
 
 
 def _everything(snapshot: Snapshot, envelope: Envelope, as_json: bool) -> NoReturn:
+    from smtproute.core.transcript import legible
     from smtproute.intake.listing import known, listed
 
     worst = 0
     for each in known(snapshot):
         line = listed(snapshot, envelope, each)
         worst = max(worst, line.status)
-        print(json.dumps(line.json(), ensure_ascii=False) if as_json else line.line())
+        print(json.dumps(line.json()) if as_json else legible(line.line()))
     raise typer.Exit(worst)
 
 
 def _changes(was: Snapshot, will_be: Snapshot, envelope: Envelope, as_json: bool) -> NoReturn:
+    from smtproute.core.transcript import legible
     from smtproute.intake.listing import changes
 
     count = 0
     for each in changes(was, will_be, envelope):
         count += 1
-        print(json.dumps(each.json(), ensure_ascii=False) if as_json else "\n".join(each.lines()))
+        print(json.dumps(each.json()) if as_json else "\n".join(map(legible, each.lines())))
     told = {0: "nothing changes", 1: "1 line changes"}.get(count, f"{count} lines change")
     print(told, file=sys.stderr)
     raise typer.Exit(1 if count else 0)

@@ -30,7 +30,7 @@ from smtproute.config.schema import (
     close,
     known_keys,
 )
-from smtproute.config.tables import inline_comments, key_domains, pcre_table, text_table
+from smtproute.config.tables import inline_comments, key_domains, pcre_table, text_table, unread
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
 from smtproute.core.decide import Routing
@@ -125,7 +125,9 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
         spoof_protection=lists.folder is not None and lists.folder.environment.on("SPOOF_PROTECTION"),
         full=_full(root),
     )
-    return Snapshot(settings, routing, logins=lists.logins, findings=lists.findings, folder=lists.folder)
+    return Snapshot(
+        settings, routing, logins=lists.logins, findings=lists.findings, folder=lists.folder, unread=lists.unread
+    )
 
 
 # What the schema finds wrong
@@ -402,6 +404,7 @@ def _overridden(root: Root, environment: Environment) -> tuple[Domain | None, tu
 
 def _parts(document: Document, root: Root, hostname: Domain) -> ReadFolder:
     accounts = ReadAccounts()
+    junk: set[str] = set()
     findings: tuple[Finding, ...] = ()
     if root.accounts.file is None:
         if root.accounts.quotas is not None:
@@ -414,6 +417,8 @@ def _parts(document: Document, root: Root, hostname: Domain) -> ReadFolder:
             quotas = read_quotas(root.accounts.quotas, octets)
         octets = document.content(("accounts", "file"), root.accounts.file)
         accounts = read_accounts(root.accounts.file, octets, quotas)
+        if unread(octets, accounts.mailboxes):
+            junk.add(root.accounts.file)
         findings = (*accounts.findings, *quotas.findings, *no_account(quotas, accounts.mailboxes))
     local = dict(accounts.domains)
     tables: list[Table] = []
@@ -427,9 +432,11 @@ def _parts(document: Document, root: Root, hostname: Domain) -> ReadFolder:
             more = (*more, *inline_comments(text_))
             tables.append(text_)
             local = {**key_domains(text_), **local}
+        if unread(octets, tables[-1]):
+            junk.add(written)
         findings += more
     aliases = Aliases(tuple(tables), hostname, unqualified=frozenset({"localhost"}))
-    return ReadFolder(aliases, local, accounts.mailboxes, accounts.logins, findings)
+    return ReadFolder(aliases, local, accounts.mailboxes, accounts.logins, findings=findings, unread=frozenset(junk))
 
 
 def _accounts(document: Document, root: Root, state: Path) -> Accounts:

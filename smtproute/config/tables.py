@@ -7,7 +7,7 @@ could not use (a duplicate key) gets a `fault`; each is a finding with file and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import pcre2
 
@@ -18,6 +18,7 @@ from smtproute.core.aliases import (
     PatternError,
     PcreRule,
     PcreTable,
+    Table,
     TextTable,
     compile_pattern,
     targets,
@@ -32,6 +33,7 @@ __all__ = [
     "logical_lines",
     "pcre_table",
     "text_table",
+    "unread",
     "utf8",
 ]
 
@@ -67,11 +69,22 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
         yield first, joined
 
 
+def unread(octets: bytes, table: Table | Collection[object]) -> bool:
+    """Whether a file has lines and nothing came of them. Blank lines and comments are none."""
+    if isinstance(table, TextTable):
+        table = table.entries
+    elif isinstance(table, PcreTable):
+        table = table.rules
+    return not table and next(logical_lines(decoded(octets)), None) is not None
+
+
 def _usable(shown: str, text: bytes | str, findings: list[Finding]) -> Iterator[tuple[int, str]]:
     """The logical lines but for those that nothing can be read of, each of which is a finding."""
     for number, line in logical_lines(decoded(text)):
         where = f"{shown}:{number}"
-        if not utf8(line):
+        if "\0" in line:
+            findings.append(warning("nul-octet", where, "A NUL octet: the line is ignored."))
+        elif not utf8(line):
             findings.append(warning("not-utf-8", where, "Not UTF-8: the line is ignored."))
         elif line[0] in _SPACE:
             what = "A line that begins with white space continues the one above, and there is none: it is ignored."
@@ -86,8 +99,13 @@ def _usable(shown: str, text: bytes | str, findings: list[Finding]) -> Iterator[
 _KEY = re.compile(r'(?:\\(?:.|\Z)|"(?:\\.|[^"\\])*"|[^\s"\\])*', re.ASCII | re.DOTALL)
 
 
-def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding, ...]]:
-    """A table in postmap(1) format, and what is wrong with it. `shown` names it in rules and findings."""
+def text_table(
+    shown: str, text: bytes | str, quoted: Callable[[str], str] = str
+) -> tuple[TextTable, tuple[Finding, ...]]:
+    """A table in postmap(1) format, and what is wrong with it. `shown` names it in rules and findings.
+
+    `quoted` is what `what` and `fault` may show of a key.
+    """
     entries: dict[str, Entry] = {}
     findings: list[Finding] = []
     fault = ""
@@ -106,15 +124,15 @@ def text_table(shown: str, text: bytes | str) -> tuple[TextTable, tuple[Finding,
             continue
         value = value.strip(_SPACE)
         if not value:
-            warn("no-value", f'"{written}" has no value: the line is ignored.', f"{written} target@example.org")
+            warn("no-value", f'"{quoted(written)}" has no value: the line is ignored.', f"{written} target@example.org")
             continue
         if written.endswith(":"):
-            what = f'The key "{written}" ends in a colon and never matches: this is no aliases(5) file.'
+            what = f'The key "{quoted(written)}" ends in a colon and never matches: this is no aliases(5) file.'
             warn("key-with-colon", what, f"{written.rstrip(':')} {value}")
         key = _key(written)
         earlier = entries.setdefault(key, Entry(number, value, written))
         if earlier.line != number:
-            duplicate = f'duplicate key "{written.lower()}" (lines {earlier.line} and {number})'
+            duplicate = f'duplicate key "{quoted(written.lower())}" (lines {earlier.line} and {number})'
             fault = fault or duplicate
             twice.append(written in spellings)
             what = f"The {duplicate} makes the whole table unusable: every recipient gets 451 4.3.0."
@@ -134,7 +152,7 @@ def _key(written: str) -> str:
         except AddressError:
             return written.lower()
         # Quotes that need not be there make a key that Postfix never asks for.
-        if str(address).startswith('"') == written.startswith('"'):
+        if address.local and str(address).startswith('"') == written.startswith('"'):
             return address.key
     return written.lower()
 
@@ -239,6 +257,8 @@ def pcre_table(shown: str, text: bytes | str) -> tuple[PcreTable, tuple[Finding,
         word = re.match(r"(if|endif)(?![A-Za-z0-9])", line, re.IGNORECASE)
         notes: list[str] = []
         try:
+            if "\0" in line:
+                raise _Skip("a NUL octet")
             if line[0] in _SPACE:
                 raise _Skip("a line that begins with white space continues the one above, and there is none")
             if not (line[0].isascii() and line[0].isalnum()):

@@ -76,7 +76,9 @@ class Atom:
 
 @lru_cache(maxsize=4096)
 def _some(text: str, characters: str) -> str:
-    pattern = pcre2.compile(text.encode("utf-8", "surrogateescape"), int(pcre2.IGNORECASE) | int(pcre2.DOTALL), jit=False)
+    pattern = pcre2.compile(
+        text.encode("utf-8", "surrogateescape"), int(pcre2.IGNORECASE) | int(pcre2.DOTALL), jit=False
+    )
     return next((each for each in characters if pattern.search(each.encode())), "")
 
 

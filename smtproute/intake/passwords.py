@@ -24,7 +24,7 @@ MAX_PASSWORD = 1000
 """Octets of a password; a longer one is wrong."""
 PATIENCE = 20.0
 """Seconds that a login waits for its turn."""
-WAITING = 16
+WAITING = 64
 """Logins of one client address that wait for their turn; more than one, for there are users behind NAT and webmail."""
 
 _MAX_SHA512_ROUNDS = 1_000_000

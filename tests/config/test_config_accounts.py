@@ -98,7 +98,7 @@ def test_a_password_without_scheme_is_a_sha512_crypt_hash() -> None:
 
 def test_an_inline_comment_spoils_the_password() -> None:
     read = read_accounts(ACCOUNTS, b"anna@example.org|{X}y # our boss\n")
-    assert shown(read.findings) == [("inline-comment", "postfix-accounts.cf:1", "anna@example.org|{X}y")]
+    assert shown(read.findings) == [("inline-comment", "postfix-accounts.cf:1", "anna@example.org|{SHA512-CRYPT}hash")]
 
 
 # Quotas

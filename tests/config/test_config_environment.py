@@ -233,3 +233,21 @@ def test_lines_that_keep_postfix_from_starting(tmp_path: Path) -> None:
         ("main-line", "postfix-main.cf:3", "message_size_limit = 10240000"),
     ]
     assert {finding.severity for finding in snapshot.findings} == {Severity.ERROR}
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "9" * 19, "5G", "-1", "٣"])
+def test_a_size_that_is_no_number_leaves_the_default(digits: str, tmp_path: Path) -> None:
+    names = ("POSTFIX_MAILBOX_SIZE_LIMIT", "POSTFIX_MESSAGE_SIZE_LIMIT")
+    snapshot = loaded(
+        tmp_path,
+        accounts="anna@example.org|{X}y\n",
+        dovecot_quotas=f"bob@example.org:{'9' * 5000}\n",
+        main=f"message_size_limit = {'9' * 5000}\n",
+        env="".join(f"{name}={digits}\n" for name in names)
+        + f"RELAY_HOST=relay.example\nRELAY_PORT={'9' * 5000}\nRELAY_USER={'9' * 5000}\nRELAY_PASSWORD=x\n",
+    )
+    assert snapshot.settings.limits.message_size == 10_240_000
+    assert snapshot.routing.mailboxes["anna@example.org"].quota.limit == 0
+    found = [(each.where, each.instead) for each in snapshot.findings if each.name == "environment-number"]
+    assert found == [("dms.env:1", f"{names[0]}=0"), ("dms.env:2", f"{names[1]}=10240000")]
+    assert {"main-line", "quota-unit", "relay-syntax"} <= {each.name for each in snapshot.findings}

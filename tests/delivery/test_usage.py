@@ -40,20 +40,23 @@ def mailbox(tmp_path: Path) -> Path:
 class StuckClock(SystemClock):
     """Whoever counts a directory asks for the time first, and waits here, as for a server of files that is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         self.asked, self.go_on = threading.Event(), threading.Event()
+        self.first = first
+        """The directory from which on it is stuck."""
         self.times = 0
 
     def now(self) -> float:
         self.times += 1
-        self.asked.set()
-        self.go_on.wait(60)
+        if self.times >= self.first:
+            self.asked.set()
+            self.go_on.wait(60)
         return time.time()
 
 
 @contextlib.contextmanager
-def stuck(root: Path, patience: float = 60) -> Iterator[tuple[Maildir, StuckClock]]:
-    clock = StuckClock()
+def stuck(root: Path, patience: float = 60, first: int = 1) -> Iterator[tuple[Maildir, StuckClock]]:
+    clock = StuckClock(first)
     maildir = Maildir(lambda: str(root), clock, patience)
     try:
         yield maildir, clock
@@ -204,16 +207,17 @@ async def test_deliveries_at_once_do_not_overfill(maildir: Maildir, mailbox: Pat
 async def test_a_count_that_began_before_the_last_delivery_does_not_judge_the_next(
     tmp_path: Path, mailbox: Path
 ) -> None:
-    with stuck(tmp_path) as (maildir, clock):
+    (mailbox / ".Work").mkdir()
+    with stuck(tmp_path, first=3) as (maildir, clock):
         begun = asyncio.create_task(maildir.usage(ANNA))
         await asyncio.to_thread(clock.asked.wait)
         put(mailbox / "new", "1.host,W=90")  # where the count has passed
         judged = asyncio.create_task(maildir.deliver(ANNA, "2.host", LETTER, Quota(100, grace=0)))
         await asyncio.sleep(0)
         clock.go_on.set()
+        assert await begun == 0
         with pytest.raises(MailboxFailed, match="90 of 100 octets"):
             await judged
-        await begun
 
 
 async def test_what_never_fits_fails_for_good(maildir: Maildir, mailbox: Path) -> None:

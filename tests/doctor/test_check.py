@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from smtproute.config import load
 from smtproute.core.finding import Severity
-from smtproute.doctor import watch
+from smtproute.doctor import examine, watch
 from tests.doctor.test_findings import HERE, loaded
 
 MAIN = "from smtproute.cli import main; main()"
@@ -61,3 +66,38 @@ def test_the_log_lines_are_those_of_what_the_folder_uses(tmp_path: Path) -> None
 
 def test_without_a_folder_no_log_is_watched(tmp_path: Path) -> None:
     assert watch(loaded("alias-foreign", tmp_path)) == ()
+
+
+def test_what_steers_a_terminal_is_escaped(tmp_path: Path) -> None:
+    shutil.copytree(HERE / "alias-takes-account", tmp_path / "a")
+    table = tmp_path / "a" / "postfix-virtual.cf"
+    table.write_bytes(table.read_bytes() + b"x\x1b[2J@example.org bob\x1b[2J@example.org\n")
+    table.with_name("postfix-regexp.cf").write_bytes(b"/\xfc@example.org/ bob\x1b[2J\xc2\x9b@example.org\n")
+    for command in ("check", "explain --all", "explain bob@example.org", "accounts"):
+        for form in ((), ("--json",)):
+            line = [sys.executable, "-c", MAIN, *command.split(), "-c", str(tmp_path / "a" / "smtproute.toml"), *form]
+            done = subprocess.run(
+                line, capture_output=True, timeout=60, env={**os.environ, "PYTHONIOENCODING": "utf-8"}
+            )
+            assert done.returncode in (0, 1, 2) and not done.stderr
+            assert done.stdout.decode().replace("\n", "").isprintable()
+            if command in ("check", "explain --all"):
+                assert b"[2J" in done.stdout and b"udcfc" in done.stdout
+
+
+@pytest.mark.parametrize(("selector", "name"), [("s" * 300, "arc-key-missing"), ("pipe", "arc-key-unusable")])
+def test_a_key_that_no_file_can_be(selector: str, name: str, tmp_path: Path) -> None:
+    override = tmp_path / "rspamd" / "override.d"
+    override.mkdir(parents=True)
+    os.mkfifo(override / "example.org.pipe.key")
+    (tmp_path / "postfix-accounts.cf").write_text("anna@example.org|{PLAIN}x\n")
+    (override / "arc.conf").write_text(
+        "enabled = true;\n"
+        'domain { example.org { path = "/etc/rspamd/override.d/$domain.$selector.key";\n'
+        f'selector = "{selector}"; }} }}\n'
+    )
+    (tmp_path / "mailserver.env").write_text("ENABLE_RSPAMD=1\n")
+    file = tmp_path / "smtproute.toml"
+    file.write_text('[docker_mailserver]\nconfig = "."\nenv = "mailserver.env"\n')
+    found = examine(load(str(file), {}, fqdn=lambda: "mail.example.org"))
+    assert name in {each.name for each in found}

@@ -101,3 +101,10 @@ def test_the_parts_of_a_pattern() -> None:
     assert other.strict() == r"^info@example\.org$"
     (tail,) = branches(r"gmail\.com$")
     assert tail.bare == "gmail.com" and tail.domain == ""
+
+
+def test_octets_that_are_no_utf8() -> None:
+    """They reach here as a file's octets do: by surrogates."""
+    (way,) = branches("^\udcfc@x\\.example$")
+    assert way.never() == "no address has the character that \udcfc stands for"
+    assert way.sample() == "\udcfc@x.example"

@@ -235,6 +235,16 @@ async def test_a_size_that_would_not_fit_is_refused(lab: Lab, mail: Path) -> Non
     assert await answer(lab, relay, "anna@example.org", message(room - 500)) == (Stage.CONTENT, "250 2.0.0")
 
 
+async def test_a_message_that_can_never_fit_is_told_at_once(lab: Lab, mail: Path) -> None:
+    """Taken without SIZE, or for somebody else too: no wait would make room for it."""
+    relay, _ = await dms(lab, mail)
+    accepted = await lab.accepted(relay, "both@example.org", content=message(FULL + FULL // 10))
+    (failed,) = await lab.journal.seen(Happening.FAILED, accepted)
+    assert failed.facts["reply"].startswith("552 5.2.2 ") and "never fit" in failed.facts["detail"]
+    await lab.journal.seen(Happening.BOUNCED)
+    assert len(lab.mailbox("free@example.org")) == 1
+
+
 async def test_no_size_is_refused_by_a_full_mailbox_only(lab: Lab, mail: Path) -> None:
     relay, _ = await dms(lab, mail)
     await filled(mail, "anna@example.org", FULL - 1)

@@ -98,6 +98,12 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         load(arc_key(tmp_path / "none.pem"))
     with pytest.raises(KeyFault, match="it cannot be read"):
         load(arc_key(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(PEM + b"\n" * 65536)
+    for name in ("pipe", "zero", "large"):
+        with pytest.raises(KeyFault, match="no regular file of 64 KiB at most"):
+            load(arc_key(tmp_path / name))
     if os.geteuid():
         secret = tmp_path / "secret.pem"
         secret.write_bytes(PEM)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from smtproute.config.docker_mailserver.quotas import ReadQuotas, field_quota, octets_of
+from smtproute.config.docker_mailserver.quoting import head
 from smtproute.config.docker_mailserver.scripts import second, valid_lines
 from smtproute.config.docker_mailserver.virtual import sought
 from smtproute.config.tables import utf8
@@ -54,14 +55,21 @@ def read_accounts(
     findings: list[Finding] = []
     for number, text in valid_lines(octets):
         rule = f"{shown}:{number}"
+        if "\0" in text:
+            findings.append(warning("nul-octet", rule, "A NUL octet: the line is ignored."))
+            continue
         if not utf8(text):
             findings.append(warning("not-utf-8", rule, "Not UTF-8: the line is ignored."))
             continue
         written, _, rest = text.partition("|")
         lines.append(Line(rule, written, rest))
-        vhost.add(second(written))
+        domain = second(written)
         try:
-            domains.setdefault(Domain.parse(second(written).strip()).key, rule)
+            domains.setdefault(Domain.parse(domain.strip()).key, rule)
+        except AddressError:
+            domain = head(domain)  # what follows may be a hash, and others quote domains
+        vhost.add(domain)
+        try:
             address = Address.parse(written)
         except AddressError as fault:
             findings.append(_no_address(rule, written, rest, fault))
@@ -78,7 +86,7 @@ def read_accounts(
             findings.append(warning("no-password", rule, what, f"{address}|{{SHA512-CRYPT}}hash"))
         elif " " in password or "\t" in password:
             what = f"What follows the hash is taken for a part of it: nobody can log in as {address}."
-            findings.append(error("inline-comment", rule, what, f"{address}|{password.split()[0]}"))
+            findings.append(error("inline-comment", rule, what, f"{address}|{{SHA512-CRYPT}}hash"))
         elif not password.startswith(("{", "$6$")):
             what = (
                 "Without {SCHEME} a password is taken for a SHA512-CRYPT hash, and this is none: nobody can log in as"
@@ -107,6 +115,9 @@ def _no_address(rule: str, written: str, rest: str, fault: AddressError) -> Find
                 f" Postfix {after}"
             )
             return error(name, rule, what, f"{bare}|{{SHA512-CRYPT}}hash")
+    if head(written) != written:
+        what = f'"{head(written)}" is not all that stands before the first |, or before the end of the line: the'
+        return warning("account-line", rule, f"{what} line is ignored.", _WANTED)
     return warning("account-line", rule, f"{fault}: the line is ignored.", _WANTED)
 
 
@@ -134,8 +145,8 @@ def _quota(
         return own or default
     try:
         return Quota(octets_of(*field_), rule=rule)
-    except ValueError as why:
-        what = f"userdb_quota_rule: {why}. Dovecot refuses the user: mail for {address} waits in the queue."
+    except ValueError:
+        what = f"userdb_quota_rule names no size. Dovecot refuses the user: mail for {address} waits in the queue."
         findings.append(error("quota-unit", rule, what, "userdb_quota_rule=*:bytes=5G"))
         return default
 

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from smtproute.config import files
+from smtproute.config.docker_mailserver import quoting
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.tables import decoded
-from smtproute.core.docker_mailserver import Environment, Line
+from smtproute.core.docker_mailserver import DEFAULTS, Environment, Line
 from smtproute.core.finding import Finding, warning
 
 __all__ = ["read_environment"]
@@ -32,7 +33,9 @@ def read_environment(shown: str, octets: bytes, paths: Paths) -> tuple[Environme
             continue
         match = _LINE.fullmatch(text)
         if match is None:
-            what = f'"{text.partition("=")[0]}" sets no variable here: the line is ignored.'
+            name = quoting.head(text)
+            named = re.fullmatch(r"[A-Z][A-Z0-9_]*|export", name) is not None and name != text
+            what = (f'"{name}..." sets' if named else "This sets") + " no variable here: the line is ignored."
             findings.append(warning("environment-line", rule, what, "NAME=value"))
             continue
         name, written = match.groups()
@@ -42,7 +45,7 @@ def read_environment(shown: str, octets: bytes, paths: Paths) -> tuple[Environme
                 "docker compose drops quotes and what follows a #; docker run --env-file makes them part of the value."
                 " Here they are dropped."
             )
-            findings.append(warning("environment-quotes", rule, what, f"{name}={'...' if _secret(name) else value}"))
+            findings.append(warning("environment-quotes", rule, what, f"{name}={_shown(name, value)}"))
         if name in variables:
             what = f"{name} is set already ({variables[name].rule}): this line counts."
             findings.append(warning("duplicate-key", rule, what))
@@ -59,8 +62,10 @@ def _plain(written: str) -> str:
     return _COMMENT.sub("", written)
 
 
-def _secret(name: str) -> bool:
-    return any(word in name for word in ("PASSWORD", "SECRET", "_PW"))
+def _shown(name: str, value: str) -> str:
+    """What findings show of a value: nothing that may be a secret, so nothing where it is not known what it is."""
+    known = name in DEFAULTS and name not in ("RELAY_USER", "RELAY_PASSWORD")
+    return (quoting.nexthop(value) if name.endswith("RELAY_HOST") else value) if known else "..."
 
 
 def _from_file(variables: dict[str, Line], name: str, paths: Paths) -> tuple[Finding, ...]:
@@ -69,6 +74,9 @@ def _from_file(variables: dict[str, Line], name: str, paths: Paths) -> tuple[Fin
     if target in variables:
         what = f"{target} is set too ({variables[target].rule}): docker-mailserver does not read the file."
         return (warning("environment-file", line.rule, what),)
+    if not line.value.startswith("/"):
+        what = f"It names no file, with a path that begins with /: {target} stays unset."
+        return (warning("environment-file", line.rule, what, f"{name}=/run/secrets/{target.lower()}"),)
     path: Path | None = paths.host(line.value)
     if path is None:
         what = f"{line.value} is in no folder that is known here: {target} stays unset."

@@ -18,18 +18,18 @@ from smtproute.config.docker_mailserver.local import ALIASES, read_local
 from smtproute.config.docker_mailserver.opendkim import read_opendkim
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.docker_mailserver.postfix import MAIN, Overrides, overrides, permitted, read_main
-from smtproute.config.docker_mailserver.quotas import ReadQuotas, default_quota, no_account, read_quotas
+from smtproute.config.docker_mailserver.quotas import ReadQuotas, default_quota, no_account, number, read_quotas
 from smtproute.config.docker_mailserver.relay_tables import PASSWORDS, RELAYMAP
 from smtproute.config.docker_mailserver.relays import read_relays
 from smtproute.config.docker_mailserver.scripts import endings
 from smtproute.config.docker_mailserver.signing import arc_of, read_signing, with_registered
 from smtproute.config.docker_mailserver.userdb import Userdb
 from smtproute.config.docker_mailserver.virtual import read_virtual
-from smtproute.config.tables import pcre_table, text_table
+from smtproute.config.tables import pcre_table, text_table, unread
 from smtproute.core.address import Domain
 from smtproute.core.aliases import Aliases, Table, TextTable
 from smtproute.core.decide import Mailbox
-from smtproute.core.docker_mailserver import Environment, Folder, domain_of
+from smtproute.core.docker_mailserver import DEFAULTS, Environment, Folder, domain_of
 from smtproute.core.finding import Finding, warning
 from smtproute.core.login import Login
 from smtproute.core.relays import Relays
@@ -38,6 +38,7 @@ from smtproute.core.settings import Arc, Endpoint, Network
 __all__ = ["ReadFolder", "read_folder"]
 
 T = TypeVar("T")
+TableT = TypeVar("TableT", bound=Table)
 
 ACCOUNTS = "postfix-accounts.cf"
 VIRTUAL = "postfix-virtual.cf"
@@ -70,6 +71,8 @@ class ReadFolder:
     """Octets; 0 is no limit, None not said."""
     send_access: TextTable | None = None
     receive_access: TextTable | None = None
+    unread: frozenset[str] = frozenset()
+    """Files that have lines and not one that can be used, by the names that rules have."""
     folder: Folder | None = None
     """None where the same is put together of parts without a folder."""
 
@@ -100,6 +103,10 @@ def read_folder(
         reader.findings += (*quotas.findings, *no_account(quotas, accounts.mailboxes), *userdb.findings)
     tables = reader.tables(changed, virtual.table)
     local = reader.took(read_local(reader.present(ALIASES), environment.postmaster(domain)))
+    if unread(reader.octets(ACCOUNTS), accounts.mailboxes):
+        reader.unread.add(ACCOUNTS)
+    if unread(reader.octets(VIRTUAL), virtual.table):
+        reader.unread.add(VIRTUAL)
     vhost = sorted(virtual.vhost | accounts.vhost)
     relays = read_relays(reader.present(RELAYMAP), reader.present(PASSWORDS), environment, vhost, main)
     reader.findings += relays.findings
@@ -116,7 +123,8 @@ def read_folder(
         signing[ARC] = with_registered(signing[ARC], local_domains)
     delimiter = changed.delimiter if changed.delimiter is not None else "+"
     networks = changed.networks if changed.networks is not None else reader.took(permitted(environment))
-    size = environment["POSTFIX_MESSAGE_SIZE_LIMIT"]
+    size = number(environment["POSTFIX_MESSAGE_SIZE_LIMIT"])
+    reader.findings += _no_numbers(environment)
     return ReadFolder(
         folder=Folder(
             path=str(path),
@@ -146,15 +154,20 @@ def read_folder(
         endpoints=relays.endpoints,
         arc=arc_of(signing[ARC], environment) if ARC in signing else Arc(),
         networks=networks,
-        message_size=changed.message_size if changed.message_size is not None else _number(size, 10_240_000),
+        message_size=changed.message_size if changed.message_size is not None else 10_240_000 if size is None else size,
         send_access=reader.access(SEND),
         receive_access=reader.access(RECEIVE),
+        unread=frozenset(reader.unread),
         findings=(*reader.findings, *_not_simulated(path, environment)),
     )
 
 
-def _number(written: str, default: int) -> int:
-    return int(written) if written.isascii() and written.isdigit() and len(written) < 19 else default
+def _no_numbers(environment: Environment) -> Iterator[Finding]:
+    """The sizes among the variables that are none."""
+    for name in ("POSTFIX_MAILBOX_SIZE_LIMIT", "POSTFIX_MESSAGE_SIZE_LIMIT"):
+        if number(environment[name]) is None:
+            what = f"{name} is no number of octets (of 18 digits at most): here the default counts, {DEFAULTS[name]}."
+            yield warning("environment-number", environment.rule(name), what, f"{name}={DEFAULTS[name]}")
 
 
 class _Reader:
@@ -162,6 +175,7 @@ class _Reader:
 
     def __init__(self, path: Path, paths: Paths) -> None:
         self.findings: list[Finding] = []
+        self.unread: set[str] = set()
         self._path = path
         self._paths = paths
         self._read: dict[str, bytes | None] = {}
@@ -185,13 +199,20 @@ class _Reader:
 
     def access(self, name: str) -> TextTable | None:
         octets = self.present(name)
-        return None if octets is None else self.took(read_access(name, octets))
+        return None if octets is None else self._table(octets, read_access(name, octets))
+
+    def _table(self, octets: bytes, read: tuple[TableT, tuple[Finding, ...]]) -> TableT:
+        """As `took`; a table of which nothing can be read is noted."""
+        table = self.took(read)
+        if unread(octets, table):
+            self.unread.add(table.file)
+        return table
 
     def tables(self, changed: Overrides, virtual: TextTable) -> tuple[Table, ...]:
         """The alias tables, docker-mailserver's own two or those that postfix-main.cf names. Raises OSError."""
         if changed.tables is None:
             regexp = self.present(REGEXP)
-            patterns = () if regexp is None else (self.took(pcre_table(REGEXP, regexp)),)
+            patterns = () if regexp is None else (self._table(regexp, pcre_table(REGEXP, regexp)),)
             return (*((virtual,) if self.present(VIRTUAL) is not None else ()), *patterns)
         found: list[Table] = []
         for kind, written, rule in changed.tables:
@@ -203,10 +224,12 @@ class _Reader:
                 what = f"{written} is not to be found here: its aliases are not simulated."
                 instead = f'paths = {{ "{written}" = "..." }} under [docker_mailserver]'
                 self.findings.append(warning("not-simulated", rule, what, instead))
-            elif kind == "pcre":
-                found.append(self.took(pcre_table(name or written, files.read(file))))
             else:
-                found.append(self.took(text_table(name or written, files.read(file))))
+                octets = files.read(file)
+                if kind == "pcre":
+                    found.append(self._table(octets, pcre_table(name or written, octets)))
+                else:
+                    found.append(self._table(octets, text_table(name or written, octets)))
         return tuple(found)
 
 

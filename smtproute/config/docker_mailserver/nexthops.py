@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from smtproute.config.docker_mailserver import quoting
 from smtproute.core.address import AddressError, Domain, written_ip
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.relays import Relay
@@ -34,13 +35,14 @@ def parse_nexthop(relay: Relay, findings: list[Finding]) -> tuple[Hop, ...]:
     for written in re.split(r"[,\s]+", relay.nexthop):
         hop = _hop(written)
         if hop is None:
-            what = f'"{written}" is no next hop: '
+            what = f'"{quoting.nexthop(written)}" is no next hop: '
             what += "it is skipped." if hops else "mail for this relay is deferred."
             findings.append(error("relay-syntax", relay.rule, what, _mended(written)))
             if not hops:
                 return ()
         elif hops and hop.discover is not hops[0].discover:
-            what = f'"{written}" is not used here: of several next hops, all are with brackets or none is.'
+            shown = quoting.nexthop(written)
+            what = f'"{shown}" is not used here: of several next hops, all are with brackets or none is.'
             findings.append(warning("relay-syntax", relay.rule, what))
         else:
             if hop.ip:

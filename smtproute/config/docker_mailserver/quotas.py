@@ -11,7 +11,7 @@ from smtproute.core.docker_mailserver import Environment, Line
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.quota import Quota
 
-__all__ = ["ReadQuotas", "default_quota", "field_quota", "no_account", "octets_of", "read_quotas"]
+__all__ = ["ReadQuotas", "default_quota", "field_quota", "no_account", "number", "octets_of", "read_quotas"]
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -32,7 +32,7 @@ def octets_of(written: str, default: int = 1) -> int:
     """
     match = re.fullmatch(r"([0-9]{1,15})([A-Za-z]*)", written)
     if match is None or match[2][:1].lower() not in _UNITS:
-        raise ValueError(f'"{written}" is no size')
+        raise ValueError(f'"{written[:40]}" is no size')
     return int(match[1]) * (_UNITS[match[2][:1].lower()] if match[2] else default)
 
 
@@ -66,7 +66,7 @@ def read_quotas(shown: str, octets: bytes) -> ReadQuotas:
                 f"{why}: a number and B, k, M, G or T is wanted, or 0. Dovecot refuses the user for its invalid quota:"
                 f" mail for {key} waits in the queue. Here it has no limit."
             )
-            digits = re.match(r"\s*([0-9]+)", written)
+            digits = re.match(r"\s*([0-9]{1,15})(?![0-9])", written)
             findings.append(error("quota-unit", rule, what, f"{key}:{digits[1] if digits else 5}G"))
             continue
         if limit and written[-1].isdigit():
@@ -85,13 +85,18 @@ def no_account(quotas: ReadQuotas, accounts: Collection[str]) -> tuple[Finding, 
     )
 
 
+def number(written: str) -> int | None:
+    """A number of octets; None where it is none, or has more than 18 digits."""
+    return int(written) if re.fullmatch(r"[0-9]{1,18}", written) else None
+
+
 def default_quota(environment: Environment) -> Quota:
     """What a mailbox without a line of its own may hold.
 
     docker-mailserver writes the millions of POSTFIX_MAILBOX_SIZE_LIMIT with an M, which is 1024 * 1024 to Dovecot.
     """
     written = environment["POSTFIX_MAILBOX_SIZE_LIMIT"]
-    millions = int(written) // 1_000_000 if written.isascii() and written.isdigit() else 0
+    millions = (number(written) or 0) // 1_000_000
     return Quota(millions << 20, rule=environment.source("POSTFIX_MAILBOX_SIZE_LIMIT"))
 
 

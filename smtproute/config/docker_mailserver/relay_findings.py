@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from smtproute.config.docker_mailserver import quoting
 from smtproute.config.docker_mailserver.nexthops import Hop, names
 from smtproute.config.docker_mailserver.relay_tables import LOGIN, PASSWORDS, RELAYMAP, env_relay
 from smtproute.core.docker_mailserver import Environment, Line
@@ -39,16 +40,15 @@ def idle(
         elif not line.value and not environment["RELAY_HOST"]:
             what = f"{line.key} opts out of RELAY_HOST, which is not set: the line has no effect."
             if relays.relayhost is not None:
-                what += f" Its mail goes to {relays.relayhost.nexthop} ({relays.relayhost.rule}) all the same."
+                hop = quoting.nexthop(relays.relayhost.nexthop)
+                what += f" Its mail goes to {hop} ({relays.relayhost.rule}) all the same."
             yield without_effect(what)
         elif not line.value and f"@{domain.lower()}" in relays.by_sender:
             found = relays.by_sender[f"@{domain.lower()}"]
             yield without_effect(f"{line.key} opts out of RELAY_HOST, and has a relay all the same ({found.rule}).")
         elif not line.value and relays.relayhost is not None:
-            relay = relays.relayhost
-            yield without_effect(
-                f"{line.key} opts out of RELAY_HOST, but its mail goes to {relay.nexthop} then ({relay.rule})."
-            )
+            hop, rule = quoting.nexthop(relays.relayhost.nexthop), relays.relayhost.rule
+            yield without_effect(f"{line.key} opts out of RELAY_HOST, but its mail goes to {hop} then ({rule}).")
         elif domain.lower() not in domains:
             what = f"No account and no alias has the domain {domain}: only forwarded mail can have such a sender."
             yield without_effect(what)
@@ -75,24 +75,25 @@ def unmatched(
     domains = {domain.lower() for domain in vhost}
     reached = {name for hops in parsed.values() for name in names(hops)}
     for key, rule in rules.items():
-        domain = key.rpartition("@")[2]
+        domain, shown = key.rpartition("@")[2], quoting.key(key)
         if "@" not in key:
             if key not in reached:
                 known = " and ".join(sorted({hop.written for hops in parsed.values() for hop in hops})) or "none"
-                what = f'"{key}" is not, letter by letter, one of the next hops (there is {known}): nobody gets them.'
+                what = f'"{shown}" is not, letter by letter, one of the next hops (there is {known}): nobody gets them.'
                 yield warning("relay-credentials", rule, what, _nearest(key, parsed))
         elif key not in relays.credentials:
-            what = f"The credentials of {key} are not asked for: smtp_sender_dependent_authentication is off."
+            what = f"The credentials of {shown} are not asked for: smtp_sender_dependent_authentication is off."
             yield warning("relay-credentials", rule, what)
         elif domain not in domains:
-            what = f"No account and no alias has the domain {domain}: only forwarded mail can have such a sender."
+            named = quoting.head(domain)
+            what = f"No account and no alias has the domain {named}: only forwarded mail can have such a sender."
             yield warning("relay-credentials", rule, what)
         elif relays.relayhost is None and not any(each.rpartition("@")[2] == domain for each in relays.by_sender):
             what = (
-                f"No relay takes the mail of {key}: Postfix would show these credentials to whichever server the "
+                f"No relay takes the mail of {shown}: Postfix would show these credentials to whichever server the "
                 "recipient's domain has."
             )
-            yield warning("relay-credentials", rule, what, f"{key} [smtp.example.org]:587 (in {RELAYMAP})")
+            yield warning("relay-credentials", rule, what, f"{shown} [smtp.example.org]:587 (in {RELAYMAP})")
 
 
 def _nearest(key: str, parsed: Mapping[str, tuple[Hop, ...]]) -> str:
@@ -125,9 +126,8 @@ def unused(
             what += " Yet all mail to other places needs TLS now."
         yield warning("relay-credentials", environment.rule("RELAY_USER"), what)
     elif user and default and host:
-        what = (
-            f"RELAY_USER logs in at DEFAULT_RELAY_HOST ({default}) only, not at RELAY_HOST ({env_relay(environment)})."
-        )
+        one, other = quoting.nexthop(default), quoting.nexthop(env_relay(environment))
+        what = f"RELAY_USER logs in at DEFAULT_RELAY_HOST ({one}) only, not at RELAY_HOST ({other})."
         yield warning("relay-credentials", environment.rule("RELAY_USER"), what)
     for name in _UNREAD:
         if name in main:

@@ -8,9 +8,10 @@ docker-mailserver's domains that has neither entry nor opt-out line; credentials
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from smtproute.config.docker_mailserver import quoting
 from smtproute.config.docker_mailserver.scripts import valid_lines
 from smtproute.config.tables import decoded, text_table
 from smtproute.core.aliases import TextTable
@@ -99,7 +100,8 @@ def credentials(passwords: bytes | None, environment: Environment, findings: lis
     own = ""
     relay = environment["DEFAULT_RELAY_HOST"] or (environment["RELAY_HOST"] and env_relay(environment))
     if relay and environment["RELAY_USER"] and environment["RELAY_PASSWORD"]:
-        own = f"{relay}    {environment['RELAY_USER']}:{environment['RELAY_PASSWORD']}\n"
+        login = f"{environment['RELAY_USER']}:{environment['RELAY_PASSWORD']}"
+        own = f"{relay}    {login.partition(chr(10))[0]}\n"  # what is more of a secret's file nobody asks for
     found: list[Finding] = []
     table = _table(
         PASSWORDS,
@@ -108,18 +110,28 @@ def credentials(passwords: bytes | None, environment: Environment, findings: lis
         environment.rule("RELAY_USER"),
         "mail for every relay is deferred.",
         found,
+        quoting.key,
     )
     findings += [replace(each, instead=LOGIN if each.name == "no-value" else "") for each in found]
     for key, entry in table.table.entries.items():
         if ":" not in entry.value:
-            what = f'The credentials for "{key}" have no colon: the password is empty.'
-            findings.append(error("relay-credentials", table.rule(entry.line), what, f"{key} {LOGIN}"))
+            shown = quoting.key(key)
+            what = f'The credentials for "{shown}" have no colon: the password is empty.'
+            findings.append(error("relay-credentials", table.rule(entry.line), what, f"{shown} {LOGIN}"))
     return table
 
 
-def _table(file: str, text: str, lines: int, own: str, consequence: str, findings: list[Finding]) -> ScriptTable:
-    """The table as Postfix reads it. `consequence` is what a duplicate key leads to."""
-    read, found = text_table(file, text)
+def _table(
+    file: str,
+    text: str,
+    lines: int,
+    own: str,
+    consequence: str,
+    findings: list[Finding],
+    quoted: Callable[[str], str] = str,
+) -> ScriptTable:
+    """The table as Postfix reads it. `consequence` is what a duplicate key leads to, `quoted` as in text_table."""
+    read, found = text_table(file, text, quoted)
     table = ScriptTable(read, lines, own)
     for each in found:
         rule = table.rule(int(each.where.rpartition(":")[2]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from smtproute.config.docker_mailserver import quoting
 from smtproute.config.docker_mailserver.nexthops import Hop, names, parse_nexthop
 from smtproute.config.docker_mailserver.relay_findings import idle, ports, unmatched, unused
 from smtproute.config.docker_mailserver.relay_tables import PASSWORDS, RELAYMAP, credentials, hops, written
@@ -126,7 +127,7 @@ def _all(relays: Relays) -> Iterator[tuple[str | None, Relay]]:
 def _fault(relay: Relay, found: tuple[Hop, ...], credentials_fault: str) -> Refusal | None:
     """Why mail for this relay waits, as in Postfix's queue."""
     if not found:
-        return Refusal(_MALFORMED, relay.rule, f'"{relay.nexthop}" is no next hop')
+        return Refusal(_MALFORMED, relay.rule, f'"{quoting.nexthop(relay.nexthop)}" is no next hop')
     if credentials_fault:
         return Refusal(LOOKUP_FAILED, "relay credentials", credentials_fault)
     return None

@@ -10,6 +10,7 @@ import re
 
 from smtproute.config.docker_mailserver.accounts import ReadAccounts
 from smtproute.config.docker_mailserver.quotas import ReadQuotas, field_quota
+from smtproute.config.docker_mailserver.quoting import head
 from smtproute.config.docker_mailserver.scripts import Grep, second
 from smtproute.config.docker_mailserver.virtual import sought
 from smtproute.core.address import Address, AddressError
@@ -113,7 +114,7 @@ class Userdb:
         if name.key in self._accounts.logins:
             return
         what = (
-            f"{_looking(target)} {self._shown}:{number}: who has the password of {account} logs in as"
+            f"{_looking(target)} {self._shown}:{number}: who has the password of {head(account)} logs in as"
             f" {alias.key} too. " + (f"Here {alias.key} belongs to {ours.name}." if ours else "Here nobody does.")
         )
         self.findings.append(warning("userdb-substring", alias.rule, what))

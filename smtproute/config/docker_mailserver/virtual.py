@@ -37,6 +37,8 @@ def read_virtual(shown: str, octets: bytes) -> ReadVirtual:
     domains: dict[str, str] = {}
     vhost: set[str] = set()
     for number, text in valid_lines(octets):
+        if "\0" in text:
+            continue  # the table says so
         key, value = (*text.split(None, 1), "")[:2]
         rule = f"{shown}:{number}"
         lines.append(Line(rule, key, value.strip()))
