@@ -6,23 +6,11 @@ import pytest
 
 from smtproute.core.outcome import Stage
 from smtproute.smtp.client import Dialogue
-from tests.e2e.conftest import LETTER, Client, Lab
+from tests.e2e.conftest import DMS, LETTER, Client, Lab
 
 ENVIRONMENT = ("OVERRIDE_HOSTNAME=mail.example.org", "POSTMASTER_ADDRESS=postmaster@home.example")
 
-CONFIG = """
-    [docker_mailserver]
-    config = "dms"
-    env = "mailserver.env"
-    [listener.mx]
-    bind = "127.0.0.1:0"
-    role = "inbound"
-    [endpoint.far]
-    servers = ["mx.far.example:{port}"]
-    [[route]]
-    match = "*@far.example"
-    endpoint = "far"
-"""
+CONFIG = DMS.replace('"dms"', '"dms"\n    env = "mailserver.env"')
 
 SUBMISSION = """
     [listener.submission]
