@@ -90,7 +90,8 @@ class Channel(asyncio.Protocol):
         if self.lost:
             return
         *lines, self._tail = (self._tail + data).split(b"\n")
-        lines = [self._masked(line) for line in lines]
+        if self._secrets:
+            lines = [self._masked(line) for line in lines]
         self._record(Arrow.RECEIVED_TLS if self.tls else Arrow.RECEIVED, [_shown(line) for line in lines])
         try:
             self._parser.feed(b"".join(line + b"\n" for line in lines) if self._secrets else data)
@@ -143,7 +144,7 @@ class Channel(asyncio.Protocol):
             raise Broken(self.lost)
         self._owed += len(commands)
         self._allowance += _ALLOWANCE * len(commands)
-        shown = [self._masked(command.encode()).decode() for command in commands]
+        shown = [self._masked(command.encode()).decode() for command in commands] if self._secrets else commands
         self._record(Arrow.SENT_TLS if self.tls else Arrow.SENT, shown)
         self._transport.write("\r\n".join((*commands, "")).encode())
 

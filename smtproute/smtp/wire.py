@@ -57,6 +57,8 @@ MAX_REPLY_LINE = 4096
 MAX_REPLY_LINES = 512
 
 _END = b"\r\n.\r\n"
+_COMMAND_TOO_LONG = Reply(500, "5.5.2", f"The line is too long: a command has at most {MAX_COMMAND} octets")
+_RESPONSE_TOO_LONG = Reply(500, "5.5.6", f"The response is too long: it has at most {MAX_RESPONSE} octets")
 
 
 class WireError(ValueError):
@@ -434,13 +436,11 @@ class CommandLines:
 
     def next(self) -> bytes | None:
         """The next line without its CRLF; None until more is fed. Raises WireError."""
-        too_long = f"The line is too long: a command has at most {MAX_COMMAND} octets"
-        return self._next(MAX_COMMAND, Reply(500, "5.5.2", too_long))
+        return self._next(MAX_COMMAND, _COMMAND_TOO_LONG)
 
     def response(self) -> bytes | None:
         """The same inside an AUTH exchange, where lines may be longer (RFC 4954 4). Raises WireError."""
-        too_long = f"The response is too long: it has at most {MAX_RESPONSE} octets"
-        return self._next(MAX_RESPONSE, Reply(500, "5.5.6", too_long))
+        return self._next(MAX_RESPONSE, _RESPONSE_TOO_LONG)
 
     def _next(self, limit: int, too_long: Reply) -> bytes | None:
         buffer = self._buffer
