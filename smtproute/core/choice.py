@@ -9,7 +9,19 @@ from enum import StrEnum
 from smtproute.core.reply import Refusal
 from smtproute.core.settings import Server, Source
 
-__all__ = ["Candidate", "Choice", "Exchange", "Exchanges", "Found", "LookupFailed", "Resolution", "Resolved", "order"]
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Exchange",
+    "Exchanges",
+    "Found",
+    "Looked",
+    "LookupFailed",
+    "Passed",
+    "Resolution",
+    "Resolved",
+    "order",
+]
 
 
 class Resolution(StrEnum):
@@ -42,6 +54,12 @@ class Resolved:
     """The DNS server that answered, or that did not; empty for the other sources."""
     reason: str = ""
     """What the status alone does not tell, in words."""
+    at: float = 0.0
+    """When DNS answered, in seconds since the epoch; 0 for the other sources."""
+    ttl: float | None = None
+    """Seconds from `at` until DNS is asked again; None: it was not asked."""
+    stale: str = ""
+    """Why DNS does not answer now, where this is its last good answer from before; else empty."""
 
     def __str__(self) -> str:
         if self.status is Resolution.OK:
@@ -79,7 +97,10 @@ class Exchanges:
     """A null MX (RFC 7505): the domain takes no mail."""
     asked: str = ""
     reason: str = ""
-    """As of Resolved."""
+    at: float = 0.0
+    ttl: float | None = None
+    stale: str = ""
+    """These five as of Resolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +129,21 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """An address that is not tried now."""
+
+    candidate: Candidate
+    why: str
+    """"no route", "rests for 7 s after connection refused"."""
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """Everything that was looked up for an endpoint, and the addresses in the order in which they are tried."""
 
     looked: tuple[Looked, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    passed: tuple[Passed, ...] = ()
     refusal: Refusal | None = None
     """Why there is nothing to try, where that is known before any server is asked."""
 

@@ -70,6 +70,7 @@ _DENIED = Reply(554, "5.7.1", "Relay access denied: this listener takes mail for
 _ROUTED = Reply(554, "5.7.1", "Relay access denied: the address has another one inside it (one of @ % !)")
 _UNKNOWN = Reply(550, "5.1.1", "User unknown: check the spelling of the address")
 _REJECTED = Reply(550, "5.7.1", "Mail to this address is not accepted here")
+_RETURNED = Reply(550, "5.7.1", "Mail to this address is returned to its sender")
 
 
 def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
@@ -301,6 +302,12 @@ def _claimed(rule: str, target: Target, address: Address, recipient: Address) ->
             return Delivery(Kind.ENDPOINT, address, recipient, target.endpoint, rule=rule, seal=target.seal)
         case Mode.CAPTURE:
             return Delivery(Kind.CAPTURE, address, recipient, rule=rule)
+        case Mode.HOLD:
+            kind = Kind.ENDPOINT if target.endpoint else Kind.CAPTURE
+            return Delivery(kind, address, recipient, target.endpoint, rule=rule, seal=target.seal, held=True)
+        case Mode.BOUNCE:
+            refusal = Refusal(_RETURNED, "routing", f"{rule} bounces {address}")
+            return Delivery(Kind.BOUNCE, address, recipient, rule=rule, refusal=refusal, deliberate=True)
         case Mode.REJECT:
             refusal = Refusal(_REJECTED, "routing", f"{rule} rejects {address}")
             return Delivery(Kind.BOUNCE, address, recipient, rule=rule, refusal=refusal)

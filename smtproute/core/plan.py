@@ -47,6 +47,10 @@ class Delivery:
     """False where the route says `seal = false`."""
     refusal: Refusal | None = None
     """Why this branch is dead, with `Kind.BOUNCE`."""
+    held: bool = False
+    """The route says `mode = "hold"`: it waits in the queue until an operator releases it."""
+    deliberate: bool = False
+    """The route says `mode = "bounce"`: RCPT accepts it all the same."""
 
     @property
     def place(self) -> str:

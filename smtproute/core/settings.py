@@ -19,10 +19,12 @@ __all__ = [
     "Arc",
     "ArcKey",
     "AuthInClear",
+    "Balance",
     "BareNewline",
     "Discover",
     "Endpoint",
     "EndpointTls",
+    "Family",
     "Kind",
     "Limits",
     "Listener",
@@ -33,6 +35,7 @@ __all__ = [
     "Network",
     "OverQuota",
     "Queue",
+    "ReplyAfter",
     "Resolver",
     "Role",
     "Server",
@@ -59,6 +62,10 @@ class Mode(StrEnum):
 
     ENDPOINT = "endpoint"
     CAPTURE = "capture"
+    HOLD = "hold"
+    """Queued until an operator releases it; then to the endpoint, or captured where none is named."""
+    BOUNCE = "bounce"
+    """Accepted, and then the sender is told that it was not delivered."""
     REJECT = "reject"
 
 
@@ -69,7 +76,7 @@ class Kind(StrEnum):
     ENDPOINT = "endpoint"
     CAPTURE = "capture"
     BOUNCE = "bounce"
-    """A dead branch: it fails at dispatch, and the sender is told."""
+    """A dead branch, or a route with `Mode.BOUNCE`: it fails at dispatch, and the sender is told."""
 
 
 class ListenerTls(StrEnum):
@@ -95,6 +102,24 @@ class Discover(StrEnum):
     """The MX of the recipient's domain."""
 
 
+class Balance(StrEnum):
+    """Which of an endpoint's servers comes first."""
+
+    FAILOVER = "failover"
+    """The first in the order of the configuration; the others while it does not answer."""
+    ROUND_ROBIN = "round-robin"
+    """Each in turn, and each address of a server in turn; the others while it does not answer."""
+
+
+class Family(StrEnum):
+    """Which addresses of a server are used."""
+
+    ANY = "any"
+    """All: IPv4 first, which every network has."""
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
 class Store(StrEnum):
     """How a copy gets into a mailbox."""
 
@@ -114,6 +139,15 @@ class AuthInClear(StrEnum):
 
     NEVER = "never"
     LOOPBACK = "loopback"
+
+
+class ReplyAfter(StrEnum):
+    """When the client hears what became of its message."""
+
+    QUEUED = "queued"
+    """Once it is on disk."""
+    DELIVERED = "delivered"
+    """Once every copy was tried: the next hop's own answer."""
 
 
 class BareNewline(StrEnum):
@@ -159,6 +193,9 @@ class Listener:
     debug: bool = False
     seal: bool = False
     auth_in_clear: AuthInClear = AuthInClear.NEVER
+    reply: ReplyAfter = ReplyAfter.QUEUED
+    proxy_timeout: float = 30.0
+    """With `ReplyAfter.DELIVERED`: how long the client waits for the next hops; then the message is queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +225,22 @@ class Endpoint:
     servers: tuple[Server, ...] = ()
     backup: tuple[Server, ...] = ()
     discover: Discover = Discover.A
+    balance: Balance = Balance.FAILOVER
+    family: Family = Family.ANY
     tls: EndpointTls = EndpointTls.PREFER
     ca_file: str = ""
     verify: bool = True
+    tls_name: str = ""
+    """The name that the certificate must be good for, and the server name asked for; empty: the host name."""
+    certificate: str = ""
+    """File of the client certificate that we show, with its chain; empty: none."""
+    key: str = ""
+    """File of its private key."""
     max_connections: int = 10
+    max_messages: int = 1000
+    """On one connection; then a new one, so that load balancers and DNS changes get their say."""
+    rate: float = 0.0
+    """Messages a second; 0: as many as there are."""
     seal: bool = True
     username: str = ""
     """Whom to log in as (SMTP AUTH); empty: not at all."""
@@ -221,6 +270,10 @@ class Resolver:
     hosts_file: str = "/etc/hosts"
     servers: tuple[str, ...] = ()
     """IP addresses, each with an optional `:port` (`[v6]:port`); empty: the system's."""
+    watch: float = 30.0
+    """Seconds between two looks at the names of endpoints; 0: they are looked up for mail only."""
+    stale: float = 3600.0
+    """How long the last good answer of DNS is kept in use while DNS fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def _joined(choices: Sequence[Choice]) -> Choice:
     return Choice(
         tuple(looked for choice in choices for looked in choice.looked),
         tuple(candidate for choice in choices for candidate in choice.candidates),
-        refusal,
+        refusal=refusal,
     )
 
 

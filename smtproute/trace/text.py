@@ -65,7 +65,12 @@ def _event(event: Event, transcripts: bool) -> list[str]:
         case Happening.HELD | Happening.RELEASED | Happening.RETRIED | Happening.REMOVED:
             return ["by the operator"]
         case (
-            Happening.LISTENING
+            Happening.WITHDRAWN
+            | Happening.DOWNGRADED
+            | Happening.RESOLVED
+            | Happening.RESTING
+            | Happening.RECOVERED
+            | Happening.LISTENING
             | Happening.RELOADED
             | Happening.RELOAD_REFUSED
             | Happening.DRAINING
