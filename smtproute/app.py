@@ -23,6 +23,7 @@ from smtproute.core.choice import LookupFailed
 from smtproute.core.envelope import Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Reply
+from smtproute.core.routes import opens
 from smtproute.core.seals import keyless
 from smtproute.core.settings import Accounts, Settings, Store
 from smtproute.core.snapshot import Snapshot, carried
@@ -32,6 +33,7 @@ from smtproute.delivery.dispatcher import Dispatcher
 from smtproute.delivery.endpoint import Endpoints
 from smtproute.delivery.maildir import MailboxFailed, Maildir
 from smtproute.delivery.outgoing import Outgoing
+from smtproute.delivery.proxy import Proxy
 from smtproute.intake.door import InFlight, Intake
 from smtproute.intake.explain import explain
 from smtproute.intake.facts import Usage, UsageUnknown
@@ -40,8 +42,11 @@ from smtproute.mailauth import arc
 from smtproute.mailauth.keys import KeyFault, SigningKey
 from smtproute.mailauth.keys import load as load_key
 from smtproute.resolve.resolver import Resolver
+from smtproute.resolve.watch import Watch
 from smtproute.smtp.listener import Listener, ListenerFailed, server_context
-from smtproute.smtp.pool import CaFileFault, Pool
+from smtproute.smtp.opening import TIMEOUTS, Timeouts
+from smtproute.smtp.pool import Pool
+from smtproute.smtp.tls import TlsFault
 from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
@@ -140,6 +145,7 @@ class Relay:
         tasks: asyncio.TaskGroup,
         world: World,
         emit: Emit,
+        timeouts: Timeouts,
     ) -> None:
         settings = loaded.snapshot.settings
         self._loaded = loaded
@@ -151,10 +157,11 @@ class Relay:
         processors = os.cpu_count() or 1
         self._cpu = ThreadPoolExecutor(processors, thread_name_prefix="cpu")
         self._resolver = Resolver(settings.resolver, world)
-        self.endpoints = Endpoints(lambda: self._resolver, settings.hostname, world)
-        self._pool = Pool(str(settings.hostname), world)
+        self.endpoints = Endpoints(lambda: self._resolver, settings.hostname, world, emit)
+        self._pool = Pool(str(settings.hostname), world, timeouts)
         self._maildir = Maildir(lambda: self.snapshot().settings.accounts.maildir)
         self._usage = _usage(self._maildir, lambda: self.snapshot().settings.accounts)
+        proxy = Proxy()
         self._dispatcher = Dispatcher(
             snapshot=self.snapshot,
             spool=spool,
@@ -167,6 +174,15 @@ class Relay:
                 maildir=self._maildir,
                 world=world,
             ),
+            proxy=proxy,
+            world=world,
+            emit=emit,
+        )
+        self._watch = Watch(
+            settings=lambda: self.snapshot().settings,
+            resolver=lambda: self._resolver,
+            refresh=self._refresh,
+            vanished=self._pool.vanished,
             world=world,
             emit=emit,
         )
@@ -177,6 +193,7 @@ class Relay:
             passwords=Passwords(self._cpu, max(1, processors - 1)),  # one is left for the seals
             judge=self._judge,
             explain=self._explain,
+            wait=proxy.wait,
             tasks=tasks,
             in_flight=InFlight(),
             world=world,
@@ -197,10 +214,12 @@ class Relay:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, read: Callable[[], Snapshot], *, world: World, emit: Emit) -> AsyncIterator[Relay]:
+    async def running(
+        cls, read: Callable[[], Snapshot], *, world: World, emit: Emit, timeouts: Timeouts = TIMEOUTS
+    ) -> AsyncIterator[Relay]:
         """A relay that listens and delivers until the block is left; then it drains.
 
-        Raises Refused for a configuration that cannot be used, CaFileFault and ListenerFailed for the files and
+        Raises Refused for a configuration that cannot be used, TlsFault and ListenerFailed for the files and
         addresses that it names, SpoolFailed for its state folder (`SpoolBusy` where another relay has it).
         """
         loaded = load(read)
@@ -218,10 +237,11 @@ class Relay:
             raise type(failed)(f'state = "{settings.state}": {failed}') from failed
         try:
             async with asyncio.TaskGroup() as tasks:
-                relay = cls(loaded, read, spool, tasks, world, emit)
+                relay = cls(loaded, read, spool, tasks, world, emit, timeouts)
                 background = [
                     tasks.create_task(spool.watch()),
                     tasks.create_task(relay._pool.run()),
+                    tasks.create_task(relay._watch.run()),
                     tasks.create_task(relay._sweep()),
                 ]
                 delivering = tasks.create_task(relay._dispatcher.run())
@@ -244,8 +264,8 @@ class Relay:
     async def reload(self) -> None:
         """Reads the configuration again. A broken one is refused, and the old one stays in force."""
         try:
-            loaded, contexts = await asyncio.get_running_loop().run_in_executor(self._cpu, self._prepared)
-        except (Refused, ListenerFailed, CaFileFault) as refused:
+            loaded, contexts, resolver = await asyncio.get_running_loop().run_in_executor(self._cpu, self._prepared)
+        except (Refused, ListenerFailed, TlsFault) as refused:
             self._emit(Event(Happening.RELOAD_REFUSED, self._world.clock.now(), facts={"why": str(refused)}))
             return
         except _UNFORESEEN as fault:
@@ -256,19 +276,30 @@ class Relay:
         for name, listener in self._listeners.items():
             listener.update(settings.listeners[name], settings.limits, contexts[name])
         self._loaded = loaded
-        self._resolver = Resolver(settings.resolver, self._world)
+        self._resolver = resolver
         self._warn()
+        self.endpoints.forget()
         self._emit(Event(Happening.RELOADED, self._world.clock.now()))
         self._dispatcher.nudge()
+        self._watch.nudge()
 
-    def _prepared(self) -> tuple[Loaded, dict[str, ssl.SSLContext | None]]:
+    def _prepared(self) -> tuple[Loaded, dict[str, ssl.SSLContext | None], Resolver]:
         """The configuration read anew, with everything made that may still refuse it. Runs in the CPU pool."""
         loaded = load(self._read)
         loaded = replace(loaded, snapshot=carried(self.snapshot(), loaded.snapshot))
         settings = loaded.snapshot.settings
+        for route in loaded.snapshot.routing.routes:
+            if listener := opens(route, settings.listeners):
+                why = f"anyone could send anywhere through the inbound listener {listener}, which only a restart closes"
+                raise Refused(f"{route.rule}: {why}")
         contexts = {name: server_context(settings.listeners[name]) for name in self._listeners}
         self._pool.prepare(settings.endpoints.values())
-        return loaded, contexts
+        resolver = self._resolver
+        if resolver.serves(settings.resolver):
+            resolver.refresh()
+        else:
+            resolver = Resolver(settings.resolver, self._world)
+        return loaded, contexts, resolver
 
     async def _listen(self, listening: contextlib.AsyncExitStack) -> None:
         settings = self.snapshot().settings
@@ -300,12 +331,14 @@ class Relay:
         self._cpu.shutdown(wait=False, cancel_futures=True)
 
     async def _sweep(self) -> None:
-        """Once a minute: retention, and the hosts file if it was edited."""
-        loop = asyncio.get_running_loop()
+        """Once a minute: retention, and the hosts file if it was edited, which the watch may see before."""
         while True:
-            await loop.run_in_executor(self._cpu, self._resolver.refresh)
+            await self._refresh()
             await self.spool.sweep(self._world.clock.now(), self.snapshot().settings.trace)
             await self._world.clock.sleep(SWEEP)
+
+    async def _refresh(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._cpu, self._resolver.refresh)
 
     def _warn(self) -> None:
         """Makes known what is wrong with the configuration in force, and stops nothing."""

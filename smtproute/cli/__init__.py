@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from smtproute import __version__
-from smtproute.cli import accounts, check, demo, explain, queue, serve, trace
+from smtproute.cli import accounts, check, demo, endpoints, explain, queue, serve, trace
 
 __all__ = ["main"]
 
@@ -52,6 +52,7 @@ app.command("serve")(serve.command)
 app.command("demo")(demo.command)
 app.command("explain")(explain.command)
 app.command("check")(check.command)
+app.command("endpoints")(endpoints.command)
 app.command("accounts")(accounts.command)
 app.command("trace")(trace.command)
 app.add_typer(queue.app, name="queue")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smtproute.cli.columns import columns
 from smtproute.cli.configuration import OPTION
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def command(
             print(json.dumps(each))
         return
     rows = [tuple(map(legible, _row(each))) for each in found]
-    print("\n".join(_table([_HEADINGS, *rows])) if found else "there are no accounts")
+    print("\n".join(columns([_HEADINGS, *rows], _RIGHT)) if found else "there are no accounts")
     for account, why in {each["account"]: each["why"] for each in found if each["why"]}.items():
         print(legible(f"the usage of {account} is not known: {why}"))
 
@@ -94,17 +95,6 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:
         f"{facts['percent']}%" if facts["percent"] is not None else "-",
         facts["rule"] or "-",
     )
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if number in _RIGHT else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _size(octets: int) -> str:

@@ -13,7 +13,9 @@ from smtproute.cli.configuration import OPTION
 
 if TYPE_CHECKING:
     from smtproute.core.finding import Finding
+    from smtproute.core.snapshot import Snapshot
     from smtproute.doctor import Watch
+    from smtproute.resolve.hidden import Hidden
 
 __all__ = ["command"]
 
@@ -22,21 +24,31 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line, one a finding; findings only, no log lines.")
     ] = False,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Try every server of every endpoint as well, up to RCPT; nothing is sent.")
+    ] = False,
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
     """Report what is wrong with the configuration, its tables and keys. Exit: 0 clean, 1 warnings, 2 errors.
 
-    Of a docker-mailserver folder also the log lines that are worth watching in production.
+    DNS is asked only for names of endpoints that a static or hosts entry answers. Of a docker-mailserver folder also
+    the log lines that are worth watching in production.
     """
+    import asyncio
+
     from smtproute.app import Refused, load
     from smtproute.cli.configuration import reader
+    from smtproute.cli.endpoints import probed
     from smtproute.core.finding import error
+    from smtproute.delivery.places import errands
     from smtproute.doctor import examine, watch
 
     watched: tuple[Watch, ...] = ()
     try:
         snapshot = load(reader(config)).snapshot
-        findings, watched = examine(snapshot), watch(snapshot)
+        hidden = asyncio.run(_hidden(snapshot))
+        probes = asyncio.run(probed(snapshot, errands(snapshot))) if connect else []
+        findings, watched = examine(snapshot, hidden, probes), watch(snapshot)
     except Refused as refused:
         findings = [error("configuration", *_parted(line)) for line in str(refused).splitlines()]
     if as_json:
@@ -48,6 +60,14 @@ def command(
         _sum(findings)
         _logs(watched)
     raise typer.Exit(max((finding.severity.status for finding in findings), default=0))
+
+
+async def _hidden(snapshot: Snapshot) -> tuple[Hidden, ...]:
+    from smtproute.delivery.places import hosts
+    from smtproute.resolve.hidden import hidden
+    from smtproute.world import World
+
+    return await hidden(snapshot.settings.resolver, hosts(snapshot.settings), World())
 
 
 def _parted(line: str) -> tuple[str, str]:

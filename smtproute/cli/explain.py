@@ -74,8 +74,8 @@ def command(
     becomes of the address with the folder that is configured, "+" what will become of it with OTHER_FOLDER. Neither
     is written to.
 
-    Exit status: 0 deliverable, 1 some of it deferred, 2 some of it refused or undeliverable. With --diff: 0 nothing
-    changes, 1 something does, 78 OTHER_FOLDER cannot be used.
+    Exit status: 0 deliverable, 1 some of it deferred or held, 2 some of it refused or undeliverable. With --diff: 0
+    nothing changes, 1 something does, 78 OTHER_FOLDER cannot be used.
     """
     from smtproute.cli.configuration import loaded
 

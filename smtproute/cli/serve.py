@@ -42,7 +42,7 @@ def command(
     from smtproute.cli.configuration import loaded, reader, refuse
     from smtproute.config.load import find
     from smtproute.smtp.listener import ListenerFailed
-    from smtproute.smtp.pool import CaFileFault
+    from smtproute.smtp.tls import TlsFault
     from smtproute.spool.queue import SpoolFailed
 
     log = loaded(config).snapshot.settings.log
@@ -52,7 +52,7 @@ def command(
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:
             runner.run(_serve(reader(config), file, log.format, ready_file))
-    except* (Refused, CaFileFault, ListenerFailed, SpoolFailed) as failed:
+    except* (Refused, TlsFault, ListenerFailed, SpoolFailed) as failed:
         first: BaseException = failed
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]

@@ -16,7 +16,7 @@ from typing import Any
 
 from smtproute.config import files
 
-__all__ = ["Document", "Location", "Mistake", "read"]
+__all__ = ["Document", "Location", "Mistake", "read", "variable"]
 
 Location = tuple[str | int, ...]
 """Keys and list positions from the top of the document."""
@@ -49,9 +49,10 @@ class Document:
     mistakes: list[str] = field(default_factory=list)
 
     def wrong(self, location: Location, text: str, *, with_value: bool = True) -> None:
-        """Notes a mistake: the place, its value if it has one that is no table, and the text."""
+        """Notes a mistake: the place, its value if it has one that is no table and may be shown, and the text."""
         value = self._value(location) if with_value else None
-        shown = "" if value is None or isinstance(value, dict) else f" = {_toml(value)}"
+        hidden = value is None or isinstance(value, dict) or _secret(location, value)
+        shown = "" if hidden else f" = {_toml(value)}"
         self.mistakes.append(f"{self._place(location)}{shown}: {text}")
 
     def check(self) -> None:
@@ -102,7 +103,7 @@ class Document:
             return f"environment: {self.variables[origin]}{'.' if rest and rest[0] != '[' else ''}{rest}"
         if origin == location:
             return f"environment: {self.made[origin]}"
-        return f"environment: {PREFIX}{'__'.join(str(part).upper() for part in location)}"
+        return f"environment: {variable(location)}"
 
     def _value(self, location: Location) -> Any:
         at: Any = self.tables
@@ -112,6 +113,22 @@ class Document:
         except (KeyError, IndexError, TypeError):
             return None
         return at
+
+
+def variable(location: Location) -> str:
+    """The variable that sets what is at `location`."""
+    return PREFIX + re.sub(r"[-.]", "_", "__".join(map(str, location))).upper()
+
+
+def _secret(location: Location, value: Any) -> bool:
+    """Whether a value is a password or may hold one, as a URL does, and a text where a table of endpoints belongs."""
+    match location:
+        case ("endpoint",) | ("endpoint", _) | ("endpoint", _, "password"):
+            return True
+        case ("endpoint", _, "servers" | "backup", *_):
+            return "@" in _toml(value)
+        case _:
+            return False
 
 
 def _dotted(location: Location) -> str:
@@ -150,6 +167,7 @@ def read(path: str | None, environ: Mapping[str, str]) -> Document:
         file = Path(path).absolute()
         shown = file.name if file.parent == Path.cwd() else path
         document = Document(shown, file.parent, _parse(file, shown))
+        _take_out_passwords(document)
     names = [name for name in environ if name.startswith(PREFIX)]
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
         _override(document, name, environ[name])
@@ -177,6 +195,17 @@ def _parse(file: Path, shown: str) -> dict[str, Any]:
         raise Mistake(f"{shown}: not TOML: {error}.") from None
 
 
+def _take_out_passwords(document: Document) -> None:
+    """Notes each password of the file as wrong; one that the environment sets then takes no part in it."""
+    endpoints = document.tables.get("endpoint")
+    for name, table in endpoints.items() if isinstance(endpoints, dict) else ():
+        if isinstance(table, dict) and "password" in table:
+            at: Location = ("endpoint", name, "password")
+            text = f'a secret is never in the TOML. Write password_file = "FILE", or set {variable(at)}.'
+            document.wrong(at, text)
+            del table["password"]
+
+
 def _override(document: Document, name: str, text: str) -> None:
     """Lets one variable replace or add its value."""
     parts = name.removeprefix(PREFIX).lower().split("__")
@@ -196,7 +225,8 @@ def _override(document: Document, name: str, text: str) -> None:
             key = alike[0] if alike else part
         location = (*location, key)
         if len(location) == len(parts):
-            at[key] = _value_of(text)
+            password = location[0] == "endpoint" and location[2:] == ("password",)
+            at[key] = text if password else _value_of(text)
             document.variables[location] = name
             return
         if key not in at:

@@ -20,18 +20,19 @@ from smtproute.config.docker_mailserver.folder import ReadFolder, read_folder
 from smtproute.config.docker_mailserver.paths import Paths
 from smtproute.config.docker_mailserver.quotas import ReadQuotas, no_account, read_quotas
 from smtproute.config.document import Document, Location, read
+from smtproute.config.endpoints import endpoints
+from smtproute.config.routes import default, routes
 from smtproute.config.schema import (
     DockerMailserverTable,
     IpLiteral,
     ListenerTable,
     Root,
     Sign,
-    TargetTable,
     close,
     known_keys,
 )
 from smtproute.config.tables import inline_comments, key_domains, pcre_table, text_table, unread
-from smtproute.core.address import Address, AddressError, Domain
+from smtproute.core.address import AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
 from smtproute.core.decide import Routing
 from smtproute.core.docker_mailserver import Environment
@@ -39,23 +40,20 @@ from smtproute.core.finding import Finding, warning
 from smtproute.core.permit import LOOPBACK
 from smtproute.core.quota import FULL, FULL_FOR_NOW
 from smtproute.core.reply import Reply
-from smtproute.core.routes import Match, Route, RouteError, Target
 from smtproute.core.seals import keyless
 from smtproute.core.settings import (
     Accounts,
     Arc,
     ArcKey,
     AuthInClear,
-    Discover,
-    Endpoint,
     Limits,
     Listener,
     ListenerTls,
     Log,
-    Mode,
     Network,
     OverQuota,
     Queue,
+    ReplyAfter,
     Resolver,
     Role,
     Settings,
@@ -88,18 +86,13 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
     root = _validated(document)
     hostname, lists = _lists(document, root, fqdn)
     state = _state(document, root, environ)
-    routes = tuple(
-        Route(f"route[{number}]", route.match, _target(document, ("route", number), route, root, seal=route.seal))
-        for number, route in enumerate(root.route)
-    )
-    default = _target(document, ("default",), root.default, root)
     listeners = _listeners(document, root, lists.networks)
-    _no_open_relay(document, root, listeners)
+    in_order, otherwise = routes(document, root, listeners), default(document, root)
     settings = Settings(
         hostname=hostname,
         state=str(state),
         listeners=listeners,
-        endpoints={**_endpoints(document, root), **lists.endpoints},
+        endpoints={**endpoints(document, root), **lists.endpoints},
         accounts=_accounts(document, root, state),
         resolver=_resolver(document, root),
         arc=_arc(document, root, lists),
@@ -117,8 +110,8 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
         aliases=aliases,
         local_domains=lists.local_domains,
         mailboxes=lists.mailboxes,
-        routes=routes,
-        default=default,
+        routes=in_order,
+        default=otherwise,
         relays=replace(lists.relays, delimiter=aliases.delimiter),
         send_access=lists.send_access,
         receive_access=lists.receive_access,
@@ -144,8 +137,8 @@ def _validated(document: Document) -> Root:
                 continue  # its items are what is wrong, and each says so
             if location[-1] == "[key]":
                 document.wrong(location[:-1], _said(location[:-1], each), with_value=False)
-            else:
-                document.wrong(location, _said(location, each))
+            else:  # an unknown key may be a misspelled password
+                document.wrong(location, _said(location, each), with_value=each["type"] != "extra_forbidden")
     document.check()
     return root
 
@@ -155,7 +148,7 @@ def _said(location: Location, error: ErrorDetails) -> str:
     match error["type"]:
         case "value_error":
             reason = error["ctx"]["error"]
-            if isinstance(reason, IpLiteral) and location[0] == "endpoint":
+            if isinstance(reason, IpLiteral) and location[0] == "endpoint" and location[2] != "tls_name":
                 return _ip_literal("an endpoint", str(location[1]), reason.ip)
             if isinstance(reason, IpLiteral) and location == ("accounts", "lmtp"):
                 return _ip_literal("the LMTP server", "lmtp", reason.ip)
@@ -266,6 +259,8 @@ def _listener(document: Document, name: str, table: ListenerTable, inbound: tupl
             assert_never(table.role)
     if table.role is not Role.SUBMISSION and "auth_in_clear" in table.model_fields_set:
         document.wrong((*at, "auth_in_clear"), 'only role = "submission" lets clients log in. Remove it here.')
+    if table.reply is not ReplyAfter.DELIVERED and "proxy_timeout" in table.model_fields_set:
+        document.wrong((*at, "proxy_timeout"), 'only reply = "delivered" waits for the next hop. Remove it here.')
     files: dict[str, Any] = {}
     for key, written in (("certificate", table.certificate), ("key", table.key)):
         if written is not None and tls is not ListenerTls.NONE:
@@ -281,64 +276,10 @@ def _listener(document: Document, name: str, table: ListenerTable, inbound: tupl
         debug=table.debug,
         seal=table.seal,
         auth_in_clear=table.auth_in_clear,
+        reply=table.reply,
+        proxy_timeout=table.proxy_timeout,
         **files,
     )
-
-
-def _endpoints(document: Document, root: Root) -> dict[str, Endpoint]:
-    endpoints = {}
-    for name, table in root.endpoint.items():
-        at: Location = ("endpoint", name)
-        if table.discover is Discover.RECIPIENT:
-            for key in ("servers", "backup"):
-                if getattr(table, key):
-                    text = 'discover = "recipient" asks the MX of each recipient\'s domain. Remove one of the two.'
-                    document.wrong((*at, key), text)
-        elif not table.servers:
-            document.wrong((*at, "servers"), 'no server. Write servers = ["mail.example.org:25"].')
-        ca_file = "" if table.ca_file is None else str(document.file((*at, "ca_file"), table.ca_file))
-        endpoints[name] = Endpoint(**{**dict(table), "name": name, "ca_file": ca_file})
-    return endpoints
-
-
-def _target(document: Document, at: Location, table: TargetTable, root: Root, *, seal: bool = True) -> Target:
-    """What a route or the default does, checked against the endpoints that there are."""
-    name = table.endpoint
-    if name is None:
-        if table.mode is None:
-            text = 'says not what to do. Add endpoint = "NAME", mode = "capture" or mode = "reject".'
-            document.wrong(at, text)
-        elif table.mode is Mode.ENDPOINT:
-            document.wrong((*at, "mode"), 'which endpoint? Add endpoint = "NAME".')
-        return Target(table.mode or Mode.REJECT, seal=seal)
-    if table.mode not in (None, Mode.ENDPOINT):
-        document.wrong((*at, "mode"), f'contradicts endpoint = "{name}". Remove one of the two.')
-    if name not in root.endpoint:
-        text = f"there is no [endpoint.{name}].{close(name, tuple(root.endpoint)) or ' Add it, with its servers.'}"
-        document.wrong((*at, "endpoint"), text)
-    return Target(Mode.ENDPOINT, name, seal)
-
-
-_NOBODYS = ("a8f3@probe-7c1e.invalid", "x@y.test", "someone.else+tag@mail.probe-7c1e.example")
-"""Addresses that no route has a reason to name."""
-
-
-def _holds(match: Match, address: Address) -> bool:
-    try:
-        return match.holds(address)
-    except RouteError:
-        return False
-
-
-def _no_open_relay(document: Document, root: Root, listeners: Mapping[str, Listener]) -> None:
-    inbound = next((name for name, listener in listeners.items() if listener.role is Role.INBOUND), None)
-    for number, route in enumerate(root.route):
-        if inbound is not None and any(_holds(route.match, Address.parse(each)) for each in _NOBODYS):
-            text = (
-                f"anyone could send anywhere through the inbound listener {inbound}, an open relay. "
-                'Name the domains, as in "*@example.org", or say it in default, which is for permitted senders only.'
-            )
-            document.wrong(("route", number, "match"), text)
 
 
 def _lists(document: Document, root: Root, fqdn: Callable[[], str]) -> tuple[Domain, ReadFolder]:

@@ -18,13 +18,15 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from smtproute.core.address import AddressError, Domain
-from smtproute.core.routes import Match, RouteError, parse_match
+from smtproute.core.routes import Match, RouteError, parse_match, parse_sender
 from smtproute.core.settings import (
     AuthInClear,
+    Balance,
     BareNewline,
     Discover,
     Endpoint,
     EndpointTls,
+    Family,
     Limits,
     Listener,
     ListenerTls,
@@ -33,6 +35,7 @@ from smtproute.core.settings import (
     Network,
     OverQuota,
     Queue,
+    ReplyAfter,
     Resolver,
     Role,
     Server,
@@ -42,7 +45,18 @@ from smtproute.core.settings import (
     Trace,
 )
 
-__all__ = ["IpLiteral", "ListenerTable", "Root", "Sign", "TargetTable", "close", "known_keys"]
+__all__ = [
+    "EndpointTable",
+    "IpLiteral",
+    "ListenerTable",
+    "Root",
+    "RouteTable",
+    "Sign",
+    "TargetTable",
+    "close",
+    "credential",
+    "known_keys",
+]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -97,7 +111,7 @@ def _duration(value: object) -> float:
 
 def _pause(value: object) -> float:
     if not (seconds := _duration(value)):
-        raise ValueError("a pause of no length would try again without end. Write one second at least.")
+        raise ValueError("nothing can be waited for in no time. Write one second at least.")
     return seconds
 
 
@@ -126,6 +140,24 @@ def _quantity(value: object, units: Mapping[str, int], wanted: str) -> int:
     if match is None or match[2].lower() not in units:
         raise ValueError(wanted)
     return int(match[1]) * units[match[2].lower()]
+
+
+def _rate(value: object) -> float:
+    """Messages a second."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    match = re.fullmatch(r"([1-9][0-9]{0,8}) ?/ ?([smh])", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('a rate is wanted, one message at least. Write "100/s", "600/m" or "1000/h".')
+    return int(match[1]) / units[match[2]]
+
+
+def credential(value: object) -> str:
+    """A username or a password that a server can be told. What is raised never has it."""
+    if not _text(value):
+        raise ValueError("empty. Write it, or leave the key out.")
+    if re.search(r"[\0-\x1f\x7f\ud800-\udfff]", _text(value)):
+        raise ValueError("not one line of UTF-8 without control characters. Write it so.")
+    return _text(value)
 
 
 def _number(least: int) -> Callable[[object], int]:
@@ -299,7 +331,25 @@ def _match(value: object) -> Match:
     try:
         return parse_match(_text(value))
     except RouteError as error:
-        raise ValueError(f'{error}. Known forms: "user@domain", "*@domain", "*@*.domain", "*", "regex:..."') from None
+        raise ValueError(f"{error}. Known forms: {_FORMS}") from None
+
+
+_FORMS = '"user@domain", "*@domain", "*@*.domain", "*", "regex:..."'
+
+
+def _sender(value: object) -> Match:
+    try:
+        return parse_sender(_text(value))
+    except RouteError as error:
+        raise ValueError(f'{error}. Known forms: {_FORMS}, "<>" for the null sender') from None
+
+
+def _client(value: object) -> tuple[Network, ...]:
+    """One network or several."""
+    written = [value] if isinstance(value, str) else value
+    if not isinstance(written, list) or not written:
+        raise ValueError('a network is wanted, or a list of them. Write "10.0.0.0/8".')
+    return tuple(map(_network, written))
 
 
 class TableFile(NamedTuple):
@@ -380,6 +430,7 @@ Duration = Annotated[float, PlainValidator(_duration)]
 Pause = Annotated[float, PlainValidator(_pause)]
 Size = Annotated[int, PlainValidator(_size)]
 Count = Annotated[int, PlainValidator(_number(1))]
+Credential = Annotated[str, PlainValidator(credential)]
 Servers = Many[Annotated[Server, PlainValidator(_server)]]
 
 _LISTENER = Listener("")
@@ -397,6 +448,9 @@ class TargetTable(Table):
 
 class RouteTable(TargetTable):
     match: Annotated[Match, PlainValidator(_match)]
+    sender: Annotated[Match, PlainValidator(_sender)] | None = None
+    client: Annotated[tuple[Network, ...], PlainValidator(_client)] = ()
+    listener: Text | None = None
     seal: bool = True
 
 
@@ -432,16 +486,28 @@ class ListenerTable(Table):
     debug: bool = _LISTENER.debug
     seal: bool = _LISTENER.seal
     auth_in_clear: Annotated[AuthInClear, PlainValidator(_choice(AuthInClear))] = _LISTENER.auth_in_clear
+    reply: Annotated[ReplyAfter, PlainValidator(_choice(ReplyAfter))] = _LISTENER.reply
+    proxy_timeout: Pause = _LISTENER.proxy_timeout
 
 
 class EndpointTable(Table):
     servers: Servers = ()
     backup: Servers = ()
     discover: Annotated[Discover, PlainValidator(_choice(Discover))] = _ENDPOINT.discover
+    balance: Annotated[Balance, PlainValidator(_choice(Balance))] = _ENDPOINT.balance
+    family: Annotated[Family, PlainValidator(_choice(Family))] = _ENDPOINT.family
     tls: Annotated[EndpointTls, PlainValidator(_choice(EndpointTls))] = _ENDPOINT.tls
     ca_file: Path | None = None
     verify: bool = _ENDPOINT.verify
+    tls_name: Annotated[str, PlainValidator(_host)] = _ENDPOINT.tls_name
+    certificate: Path | None = None
+    key: Path | None = None
+    username: Credential = _ENDPOINT.username
+    password_file: Path | None = None
+    password: Credential | None = None
     max_connections: Count = _ENDPOINT.max_connections
+    max_messages: Count = _ENDPOINT.max_messages
+    rate: Annotated[float, PlainValidator(_rate)] = _ENDPOINT.rate
     seal: bool = _ENDPOINT.seal
 
 
@@ -450,6 +516,8 @@ class ResolverTable(Table):
     static: dict[Annotated[str, PlainValidator(_host)], Some[Annotated[str, PlainValidator(_static_ip)]]] = {}
     hosts_file: Path = _RESOLVER.hosts_file
     servers: Many[Annotated[str, PlainValidator(_nameserver)]] = _RESOLVER.servers
+    watch: Duration = _RESOLVER.watch
+    stale: Duration = _RESOLVER.stale
 
 
 class ArcKeyTable(Table):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
+from typing import TypeVar
 
+from smtproute.core.health import Rest
 from smtproute.core.reply import Refusal
-from smtproute.core.settings import Server, Source
+from smtproute.core.settings import Balance, Family, Server, Source
 
 __all__ = [
     "Candidate",
@@ -20,8 +23,14 @@ __all__ = [
     "Passed",
     "Resolution",
     "Resolved",
+    "Spot",
     "order",
+    "rotated",
 ]
+
+T = TypeVar("T")
+Spot = tuple[Server, str]
+"""A server and one of its IP addresses."""
 
 
 class Resolution(StrEnum):
@@ -57,13 +66,14 @@ class Resolved:
     at: float = 0.0
     """When DNS answered, in seconds since the epoch; 0 for the other sources."""
     ttl: float | None = None
-    """Seconds from `at` until DNS is asked again; None: it was not asked."""
+    """Seconds from `at` for which the answer holds: the record's, within our bounds; None: DNS was not asked."""
     stale: str = ""
     """Why DNS does not answer now, where this is its last good answer from before; else empty."""
 
     def __str__(self) -> str:
         if self.status is Resolution.OK:
-            return f"{self.host} = {', '.join(f'{found.ip} ({found.source})' for found in self.addresses)}"
+            stale = f", stale: {self.stale}" if self.stale else ""
+            return f"{self.host} = {', '.join(f'{found.ip} ({found.source})' for found in self.addresses)}{stale}"
         asked = f" from {self.asked}" if self.asked else ""
         return f"{self.host}: {self.status}{asked}{f' ({self.reason})' if self.reason else ''}"
 
@@ -112,6 +122,10 @@ class Candidate:
     source: Source
     backup: bool = False
 
+    @property
+    def spot(self) -> Spot:
+        return self.server, self.ip
+
     def __str__(self) -> str:
         if self.server.socket:
             return f"{self.server} ({self.source})"
@@ -134,7 +148,10 @@ class Passed:
 
     candidate: Candidate
     why: str
-    """"no route", "rests for 7 s after connection refused"."""
+    """"no route", "rests for 7 s more after 3 failures: connection refused"."""
+
+    def __str__(self) -> str:
+        return f"{self.candidate} {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +163,74 @@ class Choice:
     passed: tuple[Passed, ...] = ()
     refusal: Refusal | None = None
     """Why there is nothing to try, where that is known before any server is asked."""
+    probes: tuple[Candidate, ...] = ()
+    """The first candidates, as far as they have rested: whoever takes this choice probes them, and nobody else."""
+    awaited: bool = False
+    """Whether another message probes one that is passed over."""
 
 
-def order(looked: Sequence[Looked]) -> Choice:
-    """Failover in the order of the configuration: each server's addresses, then the backup servers'."""
-    by_rank = sorted(looked, key=lambda each: each.backup)
-    candidates = [
-        Candidate(each.server, found.ip, found.source, each.backup)
-        for each in by_rank
-        for found in each.resolved.addresses
-    ]
-    return Choice(tuple(by_rank), tuple(candidates))
+def order(
+    looked: Sequence[Looked],
+    *,
+    balance: Balance = Balance.FAILOVER,
+    family: Family = Family.ANY,
+    turn: int = 0,
+    unroutable: frozenset[str] = frozenset(),
+    rests: Mapping[Spot, Rest] | None = None,
+    now: float = 0.0,
+) -> Choice:
+    """Each usable address once, those of backup servers last; the others are passed over, and why.
+
+    Failover: in the order of the configuration, each server's addresses as the resolver has them. Round-robin: with
+    each `turn` the next server comes first, and with each round the next address of each; then as failover.
+    `unroutable`: IP addresses without a route. `now`: seconds since the epoch, for the rests.
+    """
+    rests = rests or {}
+    ranked = tuple(sorted(looked, key=lambda each: each.backup))
+    usable: tuple[list[list[Candidate]], list[list[Candidate]]] = ([], [])
+    passed: list[Passed] = []
+    seen: set[Spot] = set()
+    for each in ranked:
+        addresses = []
+        for found in each.resolved.addresses:
+            candidate = Candidate(each.server, found.ip, found.source, each.backup)
+            if candidate.spot in seen:
+                continue
+            seen.add(candidate.spot)
+            rest = rests.get(candidate.spot)
+            why = _unfit(candidate, family, unroutable) or (rest.told(now) if rest is not None else "")
+            if why:
+                passed.append(Passed(candidate, why))
+            else:
+                addresses.append(candidate)
+        if addresses:
+            usable[each.backup].append(addresses)
+    turn = turn if balance is Balance.ROUND_ROBIN else 0
+    candidates = (*_in_turn(usable[False], turn), *_in_turn(usable[True], turn))
+    if not rests:
+        return Choice(ranked, candidates, tuple(passed))
+    # One that rested and stands behind a healthy one is tried by whoever comes so far: that one has failed meanwhile.
+    probes = tuple(takewhile(lambda candidate: candidate.spot in rests, candidates))
+    awaited = any(rest.probed for each in passed if (rest := rests.get(each.candidate.spot)) is not None)
+    return Choice(ranked, candidates, tuple(passed), probes=probes, awaited=awaited)
+
+
+def rotated(items: Sequence[T], by: int) -> list[T]:
+    """The same items, beginning with number `by` of an endless round."""
+    start = by % len(items) if items else 0
+    return [*items[start:], *items[:start]]
+
+
+def _in_turn(servers: Sequence[Sequence[Candidate]], turn: int) -> list[Candidate]:
+    """The addresses of servers, of which each has some."""
+    rounds = turn // len(servers) if servers else 0
+    return [candidate for addresses in rotated(servers, turn) for candidate in rotated(addresses, rounds)]
+
+
+def _unfit(candidate: Candidate, family: Family, unroutable: frozenset[str]) -> str:
+    """What keeps an address from being used at all; empty: nothing."""
+    if family is not Family.ANY and not candidate.server.socket:
+        version, name = (Family.IPV6, "IPv6") if ":" in candidate.ip else (Family.IPV4, "IPv4")
+        if version is not family:
+            return f"{name}, and family = {family}"
+    return "no route" if candidate.ip in unroutable else ""

@@ -96,7 +96,8 @@ def _placed(routing: Routing, envelope: Envelope, recipient: Address | None) -> 
         plan = _route(routing, envelope, postmaster, steps, claim)
         # The default is for addresses elsewhere: whoever it leads to would send our own postmaster's mail back.
         astray = any(each.rule == "default" and each.address == postmaster for each in plan.deliveries)
-        return _capture(postmaster, plan) if astray or plan.refusal is not None else plan
+        read = any(each.kind is not Kind.BOUNCE for each in plan.deliveries)  # neither refused nor bounced
+        return _capture(postmaster, plan) if astray or not read else plan
     try:
         refusal = _permit(routing, envelope, recipient, steps, claim)
     except (RouteError, LookupFault) as error:
@@ -187,12 +188,14 @@ def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: 
         steps.append(Step(rule, recipient.domain.key, Tried.MATCHED, why))
         return True
     steps.append(Step("domains", recipient.domain.key, Tried.SKIPPED, "not a local domain"))
-    route = matching(routing.routes, recipient, routing.aliases.delimiter)
+    tried: list[Step] = []
+    route = matching(routing.routes, recipient, routing.aliases.delimiter, envelope, tried, strangers=True)
     if route is not None:
-        why = f"{route.match.text} matches: anyone may send to it"
-        steps.append(Step(route.rule, str(recipient), Tried.MATCHED, why))
+        who = "anyone there" if route.conditions else "anyone"
+        steps.append(replace(tried[-1], why=f"{tried[-1].why}: {who} may send to it"))
         return True
-    steps.append(Step(listener, client.ip, Tried.SKIPPED, "not a trusted client, and no route names the address"))
+    why = "not a trusted client, and no route lets strangers send to the address"
+    steps += [*tried, Step(listener, client.ip, Tried.SKIPPED, why)]
     return False
 
 
@@ -212,7 +215,7 @@ def _route(routing: Routing, envelope: Envelope, recipient: Address, steps: list
     except (RouteError, LookupFault) as error:
         return _refused(recipient, steps, Refusal(LOOKUP_FAILED, "routing", str(error)), expansion.notes)
     deliveries += [Delivery(Kind.CAPTURE, kept.address, recipient, rule=kept.rule) for kept in expansion.kept]
-    dead = [delivery.refusal for delivery in deliveries if delivery.refusal is not None]
+    dead = [delivery.refusal for delivery in deliveries if delivery.refusal is not None and delivery.dead]
     if len(dead) == len(deliveries):
         refusal = Refusal(_UNKNOWN, "routing", "the alias has no usable target") if not dead else dead[0]
         if any(each.reply != refusal.reply for each in dead):
@@ -224,11 +227,11 @@ def _route(routing: Routing, envelope: Envelope, recipient: Address, steps: list
 
 
 def _dead_branches(deliveries: Sequence[Delivery]) -> tuple[str, ...]:
-    """A note for each copy that nobody gets."""
+    """A note for each copy that nobody gets, though no route says so."""
     return tuple(
         f"{delivery.address} is a dead branch ({delivery.refusal.reply}): the sender gets a DSN for it"
         for delivery in deliveries
-        if delivery.refusal is not None
+        if delivery.refusal is not None and delivery.dead
     )
 
 
@@ -270,7 +273,7 @@ def _final(
             steps.append(Step(mailbox.rule, str(each), Tried.MATCHED, f"mailbox of {mailbox.address}"))
             return Delivery(Kind.MAILBOX, address, recipient, mailbox=mailbox.address, rule=mailbox.rule)
         steps.append(Step("accounts", str(each), Tried.SKIPPED, "no such account"))
-    route = matching(routing.routes, address, routing.aliases.delimiter, steps)
+    route = matching(routing.routes, address, routing.aliases.delimiter, envelope, steps)
     if route is not None:
         return _claimed(route.rule, route.target, address, recipient)
     local = aliased or _local(routing, address.domain)
@@ -285,8 +288,7 @@ def _final(
     if relay is not None:
         endpoint, rule = relay
         return Delivery(Kind.ENDPOINT, address, recipient, endpoint, rule=rule)
-    where = f"endpoint {routing.default.endpoint}" if routing.default.endpoint else str(routing.default.mode)
-    steps.append(Step("default", str(address), Tried.MATCHED, f"nothing else claims it: {where}"))
+    steps.append(Step("default", str(address), Tried.MATCHED, f"nothing else claims it: {routing.default}"))
     return _claimed("default", routing.default, address, recipient)
 
 
@@ -306,7 +308,7 @@ def _claimed(rule: str, target: Target, address: Address, recipient: Address) ->
             kind = Kind.ENDPOINT if target.endpoint else Kind.CAPTURE
             return Delivery(kind, address, recipient, target.endpoint, rule=rule, seal=target.seal, held=True)
         case Mode.BOUNCE:
-            refusal = Refusal(_RETURNED, "routing", f"{rule} bounces {address}")
+            refusal = Refusal(_RETURNED, rule)
             return Delivery(Kind.BOUNCE, address, recipient, rule=rule, refusal=refusal, deliberate=True)
         case Mode.REJECT:
             refusal = Refusal(_REJECTED, "routing", f"{rule} rejects {address}")

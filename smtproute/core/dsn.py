@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from smtproute.core.address import Address, Domain
 from smtproute.core.message import header_end
@@ -18,6 +19,10 @@ bounce_size_limit)."""
 
 MAX_WORDS = 400
 """Characters of a server's reply that are quoted."""
+_MAX_DETAIL = 4000
+"""Characters of what was tried."""
+_FOLD = 900
+"""Characters of it on one line: no line may have more than 998 octets (RFC 5322 2.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,9 @@ def _beginning(header: bytes) -> bytes:
     return header if len(header) <= MAX_ORIGINAL else header[: header.rfind(b"\r\n", 0, MAX_ORIGINAL) + 2]
 
 
-def _line(text: str, utf8: bool) -> str:
+def _line(text: str, utf8: bool, most: int = MAX_WORDS) -> str:
     """One line of bounded length, with nothing in it that could end it or steer a terminal."""
-    line = legible(text)[:MAX_WORDS]
+    line = legible(text)[:most]
     return line if utf8 else line.encode("ascii", "backslashreplace").decode()
 
 
@@ -75,7 +80,7 @@ def compose(
         said = f"{failure.server} said" if failure.server else "this relay said"
         over = " (it was tried until its time was over)" if failure.gave_up else ""
         human += [f"<{failure.recipient}>: {said}: {words}{over}"]
-        human += [f"    {_line(failure.detail, utf8)}", ""] if failure.detail else [""]
+        human += [f"    {part}" for part in wrap(_line(failure.detail, utf8, _MAX_DETAIL), _FOLD)] + [""]
         address_type = "rfc822" if failure.recipient.ascii else "utf-8"
         status += [
             f"Final-Recipient: {address_type}; {failure.recipient}",

@@ -33,7 +33,9 @@ class Happening(StrEnum):
     RETRIED = "retried"
     REMOVED = "removed"
     WITHDRAWN = "withdrawn"
-    """The client was told what became of the message (`ReplyAfter.DELIVERED`): what was not delivered is its own."""
+    """A delivery failed, and the client that waits is told so (`ReplyAfter.DELIVERED`): it is not ours any more."""
+    ANSWERED = "answered"
+    """What the client heard that waited for the next hops (`ReplyAfter.DELIVERED`)."""
     DOWNGRADED = "downgraded"
     """A connection went on in plain text (`EndpointTls.PREFER`), and why."""
 

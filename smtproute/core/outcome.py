@@ -8,13 +8,15 @@ from typing import assert_never
 
 from smtproute.core.reply import Refusal, Reply
 
-__all__ = ["Answer", "Judgement", "Outcome", "Result", "Stage", "judge", "too_many"]
+__all__ = ["Answer", "Judgement", "Outcome", "Result", "Stage", "judge", "too_many", "unwell"]
 
 
 class Result(StrEnum):
     DELIVERED = "delivered"
     DEFERRED = "deferred"
     FAILED = "failed"
+    WITHDRAWN = "withdrawn"
+    """The client waited for it and hears that it failed: we neither try it again nor return it."""
 
 
 class Stage(StrEnum):
@@ -61,11 +63,36 @@ class Answer:
         """The server may have taken the message: the connection broke after the final dot (RFC 1047)."""
         return self.stage is Stage.CONTENT and self.reply is None
 
+    @property
+    def how(self) -> str:
+        """What is told of it: how the connection ended, or the server's own words."""
+        return self.detail or str(self.reply or "connection lost")
+
 
 def too_many(answer: Answer) -> bool:
     """Whether the server only takes no more recipients in this transaction (RFC 5321 4.5.3.1.10)."""
     reply = answer.reply
     return answer.stage is Stage.RCPT and reply is not None and reply.code == 452 and reply.enhanced in ("4.5.3", "")
+
+
+def unwell(answer: Answer) -> bool:
+    """Whether the server fails, whatever it is sent: it did not come to MAIL, was lost there, or says 421.
+
+    One that has a reason not to take this message now, or hangs over its content, may well take another.
+    """
+    if answer.ours:
+        return False
+    if answer.reply is not None and answer.reply.code == 421:
+        return True
+    match answer.stage:
+        case Stage.CONNECT | Stage.GREETING | Stage.EHLO | Stage.STARTTLS | Stage.AUTH:
+            return True
+        case Stage.MAIL:
+            return answer.reply is None
+        case Stage.RESOLVE | Stage.RCPT | Stage.DATA | Stage.CONTENT:
+            return False
+        case _:
+            assert_never(answer.stage)
 
 
 def judge(answer: Answer) -> Judgement:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from smtproute.core.address import Address
 from smtproute.core.event import Event, Happening
 from smtproute.core.reply import Refusal, Reply
-from smtproute.core.settings import Kind
+from smtproute.core.settings import Kind, Mode
 
-__all__ = ["Delivery", "Plan", "Step", "Tried", "distinct", "planned"]
+__all__ = ["Delivery", "Plan", "Step", "Tried", "distinct", "holdings", "planned"]
 
 
 class Tried(StrEnum):
@@ -28,6 +29,8 @@ class Step:
     """The key that was looked up."""
     result: Tried
     why: str
+    conditional: bool = False
+    """The rule names it, and who sends decides whether the rule takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Delivery:
     seal: bool = True
     """False where the route says `seal = false`."""
     refusal: Refusal | None = None
-    """Why this branch is dead, with `Kind.BOUNCE`."""
+    """What the sender is told, with `Kind.BOUNCE`."""
     held: bool = False
     """The route says `mode = "hold"`: it waits in the queue until an operator releases it."""
     deliberate: bool = False
@@ -56,6 +59,21 @@ class Delivery:
     def place(self) -> str:
         """Where it goes: deliveries for one place wait for each other, and for nobody else."""
         return f"{self.kind} {self.endpoint}".rstrip()
+
+    @property
+    def told(self) -> str:
+        """What explain and trace call it: its kind, or that it is held."""
+        return str(Mode.HOLD) if self.held else str(self.kind)
+
+    @property
+    def expanded(self) -> bool:
+        """Whether it came of an alias, whose target the sender is not told."""
+        return self.address.key != self.recipient.key
+
+    @property
+    def dead(self) -> bool:
+        """Whether nobody gets it, and nobody wanted that."""
+        return self.kind is Kind.BOUNCE and not self.deliberate
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +94,8 @@ def distinct(plans: tuple[Plan, ...]) -> tuple[Delivery, ...]:
     """The deliveries of a whole message: one for each final address, the first recipient's kept.
 
     Postfix sends two copies when two RCPTs alias to one address; one is what people expect. A live branch wins
-    over a dead one.
+    over one that is bounced, on purpose or not. Whether it is held makes no difference: that is by the route of the
+    final address, which is the same for every recipient of the message.
     """
     kept: dict[str, Delivery] = {}
     for plan in plans:
@@ -93,9 +112,18 @@ def planned(plan: Plan, message_id: str, at: float) -> Event:
         "recipient": str(plan.recipient),
         "steps": [[step.rule, step.tried, step.why] for step in plan.steps if step.result is Tried.MATCHED],
         "deliveries": [
-            {"kind": str(each.kind), "address": str(each.address), "endpoint": each.endpoint, "rule": each.rule}
+            {"kind": each.told, "address": str(each.address), "endpoint": each.endpoint, "rule": each.rule}
             for each in plan.deliveries
         ],
         "notes": list(plan.notes),
     }
     return Event(Happening.PLANNED, at, message_id, facts=facts)
+
+
+def holdings(deliveries: Sequence[Delivery], message_id: str, at: float) -> list[Event]:
+    """The events that tell which copies of a message are held from the start, and by which rule."""
+    return [
+        Event(Happening.HELD, at, message_id, number, {"address": str(each.address), "rule": each.rule})
+        for number, each in enumerate(deliveries)
+        if each.held
+    ]

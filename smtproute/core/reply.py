@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LOG_IN_FIRST", "LOOKUP_FAILED", "Refusal", "Reply"]
+__all__ = ["LOG_IN_FIRST", "LOOKUP_FAILED", "Refusal", "Reply", "behind_alias"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ class Reply:
 
     def __str__(self) -> str:
         return " ".join(part for part in (str(self.code), self.enhanced, self.text.replace("\n", " / ")) if part)
+
+
+def behind_alias(reply: Reply) -> Reply:
+    """What the sender hears of an alias's target: that it failed, in no words that could name it."""
+    return Reply(reply.code, reply.enhanced, "The address that it stands for did not take the message")
 
 
 LOOKUP_FAILED = Reply(451, "4.3.0", "Temporary lookup failure: try again later")

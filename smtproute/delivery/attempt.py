@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import traceback
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from smtproute.core.choice import Candidate, Choice
 from smtproute.core.decide import relay_of
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import apply
-from smtproute.core.outcome import Answer, Judgement, Outcome, Result, judge, too_many
+from smtproute.core.outcome import Answer, Judgement, Outcome, Result, Stage, judge, too_many, unwell
 from smtproute.core.quota import UNLIMITED
 from smtproute.core.relays import names_relay
 from smtproute.core.reply import Refusal, Reply
@@ -26,8 +26,8 @@ from smtproute.delivery.endpoint import Endpoints
 from smtproute.delivery.lmtp import lmtp_copy, lmtp_endpoint
 from smtproute.delivery.maildir import MailboxFailed, Maildir
 from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit
-from smtproute.smtp.client import Dialogue, Mail, Unreachable
-from smtproute.smtp.pool import Pool
+from smtproute.smtp.client import Dialogue, Mail
+from smtproute.smtp.pool import NobodyReached, Pool
 from smtproute.spool.queue import Accepted, Entry, Message, Spool, SpoolFailed
 from smtproute.world import World
 
@@ -36,6 +36,7 @@ __all__ = ["Attempts", "Job", "Report"]
 _BROKEN = Reply(451, "4.3.0", "Internal error: it will be tried again")
 _GONE = Reply(451, "4.3.5", "The endpoint is not configured any more")
 _UNREACHED = Reply(451, "4.4.1", "No server took the message")
+_AMBIGUOUS = Reply(451, "4.4.2", "The message was sent, and the answer to it was lost")
 _KEPT = Refusal(Reply(250, "2.0.0", "captured"), "spool")
 
 
@@ -64,6 +65,14 @@ class Report:
         """Forgets what was settled."""
         self.outcomes, self.events, self.told, self.bounces = [], [], [], []
 
+    def parted(self) -> tuple[Report, Report]:
+        """What was delivered, and what was not. What happened before goes with the deliveries, if there are any."""
+        delivered = [each for each in self.outcomes if each[1].result is Result.DELIVERED]
+        failed = [each for each in self.outcomes if each[1].result is not Result.DELIVERED]
+        if not delivered:
+            return Report(), Report(failed, self.events)
+        return Report(delivered, self.events, captured=self.captured), Report(failed)
+
     def all_events(self, now: float) -> list[Event]:
         """What happened, what became of each delivery, who was told."""
         ended = [_ended(entry, outcome, now) for entry, outcome in self.outcomes]
@@ -75,7 +84,7 @@ Settle = Callable[[Job, Report], Awaitable[None]]
 
 
 class Attempts:
-    """Makes attempts; it keeps nothing of them."""
+    """Makes attempts. What it learns of servers, `Endpoints` keeps."""
 
     def __init__(
         self,
@@ -95,16 +104,21 @@ class Attempts:
         self._pool = pool
         self._maildir = maildir
         self._world = world
+        self._doubts = 0
+        """How many changes by an operator were heeded."""
 
     async def attempt(self, job: Job, settle: Settle) -> None:
-        """One attempt at a job, with the DSN for what failed; every outcome goes to `settle`, some before others.
-
-        What breaks it is a temporary failure of the rest.
-        """
+        """One attempt at a job; every outcome goes to `settle`, some before others."""
         report = Report()
-        try:
+        with self._guarded(job, report):
             await self._deliver(job, report, settle)
-            await self._tell(job, report)
+        await settle(job, report)
+
+    @contextmanager
+    def _guarded(self, job: Job, report: Report) -> Iterator[None]:
+        """What breaks an attempt is a temporary failure of what has no outcome."""
+        try:
+            yield
         except Exception as fault:  # noqa: BLE001 - around an attempt
             detail = "".join(traceback.format_exception(fault))
             facts = {"where": "attempt", "detail": detail}
@@ -116,7 +130,6 @@ class Attempts:
             report.outcomes += [
                 (entry, self._deferred(entry, refusal)) for entry in job.entries if entry.number not in settled
             ]
-        await settle(job, report)
 
     async def _deliver(self, job: Job, report: Report, settle: Settle) -> None:
         kind = job.entries[0].delivery.kind
@@ -133,7 +146,7 @@ class Attempts:
             case _:
                 assert_never(kind)
 
-    async def _tell(self, job: Job, report: Report) -> None:
+    async def tell(self, job: Job, report: Report) -> None:
         """Makes the DSN for what failed for good; without the original where that cannot be read."""
         failed = [(entry, outcome) for entry, outcome in report.outcomes if outcome.result is Result.FAILED]
         if not failed:
@@ -142,9 +155,10 @@ class Attempts:
             original = await self._spool.content(job.message.id)
         except SpoolFailed:
             original = b""
-        accepted, event = bounce(failed, original, self._snapshot().routing, self._world)
-        report.told = [event]
-        report.bounces += [accepted] if accepted is not None else []
+        with self._guarded(replace(job, entries=[entry for entry, _ in failed]), report):
+            accepted, event = bounce(failed, original, self._snapshot().routing, self._world)
+            report.told = [event]
+            report.bounces += [accepted] if accepted is not None else []
 
     async def _to_mailboxes(self, job: Job, report: Report, settle: Settle) -> None:
         store = self._snapshot().settings.accounts.store
@@ -159,11 +173,11 @@ class Attempts:
     async def _to_lmtp(self, job: Job, report: Report, settle: Settle) -> None:
         settings = self._snapshot().settings
         endpoint = lmtp_endpoint(settings.accounts)
-        choice = await self._choice(job, endpoint, report)
-        if choice is not None:
-            content = await self._spool.content(job.message.id)
-            copy = lmtp_copy(job.message, content, str(settings.hostname))
-            await self._failover(job, endpoint, choice, copy, report, settle)
+        async with self._chosen(job, endpoint, report) as choice:
+            if choice is not None:
+                content = await self._spool.content(job.message.id)
+                copy = lmtp_copy(job.message, content, str(settings.hostname))
+                await self._failover(job, endpoint, choice, copy, report, settle)
 
     async def _to_maildir(self, job: Job, report: Report) -> None:
         hostname = str(self._snapshot().settings.hostname)
@@ -191,88 +205,121 @@ class Attempts:
         return snapshot.settings.endpoints.get(name)
 
     async def _to_endpoint(self, job: Job, report: Report, settle: Settle) -> None:
-        settings = self._snapshot().settings
         delivery = job.entries[0].delivery
         endpoint = self._endpoint(job)
         if endpoint is None:
             refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
             report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
             return
-        choice = await self._choice(job, endpoint, report)
-        if choice is None:
-            return
+        async with self._chosen(job, endpoint, report) as choice:
+            if choice is not None:
+                copy = await self._copy(job, endpoint, report)
+                await self._failover(job, endpoint, choice, copy, report, settle)
+
+    async def _copy(self, job: Job, endpoint: Endpoint, report: Report) -> Copy:
+        """What leaves for an endpoint."""
+        settings = self._snapshot().settings
         content = await self._spool.content(job.message.id)
         seal = job.seal
         if seal.wanted and settings.arc.by_author:
+            delivery = job.entries[0].delivery
             seal = plan_seal(settings, job.message.envelope, delivery, author_domain(content))
         copy = await self._outgoing.copy(job.message, content, seal, str(settings.hostname))
         if copy.unsealed:
             facts = {"endpoint": endpoint.name, "why": copy.unsealed}
             report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
-        await self._failover(job, endpoint, choice, copy, report, settle)
+        return copy
 
-    async def _choice(self, job: Job, endpoint: Endpoint, report: Report) -> Choice | None:
+    @asynccontextmanager
+    async def _chosen(self, job: Job, endpoint: Endpoint, report: Report) -> AsyncIterator[Choice | None]:
         """The addresses to try; None where there are none, and the outcomes say why."""
-        choice = await self._endpoints.candidates(endpoint, job.entries[0].delivery.address.domain)
-        if choice.refusal is not None:
-            report.outcomes += [(entry, self._judged(entry, choice.refusal)) for entry in job.entries]
-            return None
-        if not choice.candidates:
-            refusal = Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, {}))
-            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
-            return None
-        return choice
+        await self._pool.turn(endpoint)
+        if self._spool.doubts != self._doubts:
+            self._doubts = self._spool.doubts
+            self._endpoints.forget()  # who retries a message wants it tried
+        async with self._endpoints.chosen(endpoint, job.entries[0].delivery.address.domain) as choice:
+            if choice.refusal is None and choice.candidates:
+                yield choice
+                return
+            refusal = choice.refusal or Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, ()))
+            report.outcomes += [(entry, self._judged(entry, refusal)) for entry in job.entries]
+            yield None
 
     async def _failover(
         self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report, settle: Settle
     ) -> None:
-        """Tries each address in turn with the recipients that no server has answered for good."""
+        """Sends to the first server that is reached, and to the next what that one has not answered for good."""
         message = job.message
         eight_bit = not copy.content.isascii()
         waiting = list(job.entries)
         said: dict[int, list[tuple[Candidate, Answer]]] = {entry.number: [] for entry in waiting}
-        tried: dict[Candidate, str] = {}
-        candidates = deque(choice.candidates)
+        candidates = list(choice.candidates)
         while waiting and candidates:
-            candidate = candidates[0]
             recipients = tuple(each.delivery.address for each in waiting)
             mail = Mail(message.envelope.reverse_path, recipients, eight_bit, message.envelope.smtputf8)
-            try:
-                dialogue = await self._pool.send(endpoint, candidate, mail, copy.content)
-            except Unreachable as unreachable:
-                dialogue = Dialogue((unreachable.answer,) * len(waiting), unreachable.transcript, "", usable=False)
-            report.events.append(self._dialogue(job, endpoint, candidate, copy, waiting, dialogue))
-            left = []
-            for entry, answer in zip(waiting, dialogue.answers, strict=True):
-                said[entry.number].append((candidate, answer))
-                outcome = self._answered(entry, candidate, answer)
-                if outcome is None:
-                    left.append(entry)
-                    tried[candidate] = answer.detail or str(answer.reply or "connection lost")
-                else:
-                    report.outcomes.append((entry, outcome))
-            # A server that took some and wants the others in another transaction gets that at once.
-            if len(left) == len(waiting) or not any(too_many(said[entry.number][-1][1]) for entry in left):
-                candidates.popleft()
+            left = waiting
+            for candidate, dialogue in await self._dialogues(endpoint, candidates, mail, copy.content):
+                self._learn(endpoint, candidate, dialogue)
+                report.events.append(self._dialogue(job, endpoint, candidate, copy, waiting, dialogue))
+                if dialogue.new and dialogue.downgrade:
+                    report.events.append(self._downgraded(job, endpoint, candidate, dialogue.downgrade))
+                candidates.remove(candidate)
+                left = []
+                for entry, answer in zip(waiting, dialogue.answers, strict=True):
+                    said[entry.number].append((candidate, answer))
+                    outcome = self._answered(entry, candidate, answer)
+                    if outcome is None:
+                        left.append(entry)
+                    else:
+                        report.outcomes.append((entry, outcome))
+                # A server that took some and wants the others in another transaction gets that at once.
+                if len(left) < len(waiting) and any(too_many(said[entry.number][-1][1]) for entry in left):
+                    candidates.insert(0, candidate)
             waiting = left
             if report.outcomes and waiting and candidates:
                 # The next server may take its time: what this one took must not wait for it, nor be sent again.
-                await self._tell(job, report)
                 await settle(job, report)
                 job.entries = waiting
                 report.clear()
-        complete = all(looked.resolved.addresses for looked in choice.looked)
         for entry in waiting:
-            candidate, answer = said[entry.number][-1]
-            if complete and answer.reply is not None and all(each.ours for _, each in said[entry.number]):
-                # Every server there is lacks what the message needs: no later attempt would find another.
-                unfit = Refusal(answer.reply, f"endpoint {endpoint.name}", _nobody(choice, tried))
-                report.outcomes.append((entry, Outcome(Result.FAILED, unfit)))
-                continue
-            # The last server's own words where it had some for us; else ours, and nobody is named as their source.
-            own = answer.reply if answer.reply is not None and answer.reply.temporary else None
-            refusal = Refusal(own or _UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, tried))
-            report.outcomes.append((entry, self._deferred(entry, refusal, _host(candidate) if own else "")))
+            report.outcomes.append((entry, self._nobody_took(entry, endpoint, choice, said[entry.number])))
+
+    async def _dialogues(
+        self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes
+    ) -> list[tuple[Candidate, Dialogue]]:
+        """One transaction with the first candidate that is reached, and before it what came of those that were not."""
+        try:
+            sent = await self._pool.send(endpoint, candidates, mail, content)
+            unreached, reached = sent.unreached, [(sent.candidate, sent.dialogue)]
+        except NobodyReached as nobody:
+            unreached, reached = nobody.unreached, []
+        failed = [
+            (candidate, Dialogue((why.answer,) * len(mail.recipients), why.transcript, "", usable=False))
+            for candidate, why in unreached
+        ]
+        return failed + reached
+
+    def _learn(self, endpoint: Endpoint, candidate: Candidate, dialogue: Dialogue) -> None:
+        """What a dialogue tells of the server itself."""
+        failure = next((answer for answer in dialogue.answers if unwell(answer)), None)
+        if failure is not None:
+            self._endpoints.failed(endpoint, candidate, failure.how)
+        elif dialogue.answers[0].stage is not Stage.RESOLVE:
+            self._endpoints.answered(endpoint, candidate)
+
+    def _nobody_took(
+        self, entry: Entry, endpoint: Endpoint, choice: Choice, said: Sequence[tuple[Candidate, Answer]]
+    ) -> Outcome:
+        """The outcome where no candidate has answered for good; at least one was asked."""
+        candidate, answer = said[-1]
+        says, detail = f"endpoint {endpoint.name}", _nobody(choice, said)
+        everywhere = {each.server for each in choice.looked} == {each.server for each, _ in said}
+        if everywhere and answer.reply is not None and all(each.ours for _, each in said):
+            # Every server there is lacks what the message needs: no later attempt would find another.
+            return Outcome(Result.FAILED, Refusal(answer.reply, says, detail))
+        # The last server's own words where it had some for us; else ours, and nobody is named as their source.
+        own = answer.reply if answer.reply is not None and answer.reply.temporary else None
+        return self._deferred(entry, Refusal(own or _UNREACHED, says, detail), _host(candidate) if own else "")
 
     def _dialogue(
         self,
@@ -299,6 +346,10 @@ class Attempts:
         }
         return Event(Happening.ATTEMPT, self._world.clock.now(), job.message.id, facts=facts)
 
+    def _downgraded(self, job: Job, endpoint: Endpoint, candidate: Candidate, why: str) -> Event:
+        facts = {"endpoint": endpoint.name, "server": str(candidate.server), "ip": candidate.ip, "why": why}
+        return Event(Happening.DOWNGRADED, self._world.clock.now(), job.message.id, facts=facts)
+
     def _answered(self, entry: Entry, candidate: Candidate, answer: Answer) -> Outcome | None:
         """The outcome that a server's answer settles; None where the next server is to be asked."""
         says, host = str(candidate), _host(candidate)
@@ -312,7 +363,7 @@ class Attempts:
                 return Outcome(Result.FAILED, Refusal(answer.reply, says, answer.detail), server=host)
             case Judgement.AMBIGUOUS:
                 detail = f"ambiguous: {answer.detail} after the final dot; it may have been taken"
-                return self._deferred(entry, Refusal(_UNREACHED, says, detail))
+                return self._deferred(entry, Refusal(_AMBIGUOUS, says, detail))
             case Judgement.NEXT_SERVER:
                 return None
             case _:
@@ -342,9 +393,11 @@ def _host(candidate: Candidate) -> str:
     return "" if candidate.server.socket else candidate.server.host
 
 
-def _nobody(choice: Choice, tried: dict[Candidate, str]) -> str:
-    """Everything that was tried, and how each ended, in one line."""
+def _nobody(choice: Choice, said: Sequence[tuple[Candidate, Answer]]) -> str:
+    """Everything that was tried, and how each ended, and what was not tried, and why, in one line."""
+    tried = {candidate: answer.how for candidate, answer in said}
     parts = [f"{candidate} {how}" for candidate, how in tried.items()]
+    parts += [str(passed) for passed in choice.passed]
     parts += [str(looked.resolved) for looked in choice.looked if not looked.resolved.addresses]
     return f"no server took the message: {'; '.join(parts)}"
 
@@ -357,6 +410,8 @@ def _ended(entry: Entry, outcome: Outcome, now: float) -> Event:
             what = Happening.DEFERRED
         case Result.FAILED:
             what = Happening.FAILED
+        case Result.WITHDRAWN:
+            what = Happening.WITHDRAWN
         case _:
             assert_never(outcome.result)
     delivery = entry.delivery

@@ -10,8 +10,8 @@ from smtproute.core.dsn import Failure, compose
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Event, Happening
 from smtproute.core.outcome import Outcome
-from smtproute.core.plan import planned
-from smtproute.core.reply import Reply
+from smtproute.core.plan import holdings, planned
+from smtproute.core.reply import behind_alias
 from smtproute.core.settings import Role
 from smtproute.spool.queue import Accepted, Entry
 from smtproute.spool.queue import Message as Stored
@@ -45,12 +45,12 @@ def bounce(
     failures = []
     for entry, outcome in failed:
         delivery = entry.delivery
-        expanded = delivery.address.key != delivery.recipient.key
+        expanded = delivery.expanded
         refusal = outcome.refusal
         failures.append(
             Failure(
                 delivery.recipient,
-                _behind_alias(refusal.reply) if expanded else refusal.reply,
+                behind_alias(refusal.reply) if expanded else refusal.reply,
                 server="" if expanded else outcome.server,
                 detail="" if expanded or not refusal.detail else f"{refusal.says}: {refusal.detail}",
                 gave_up=refusal.temporary,
@@ -77,11 +77,7 @@ def bounce(
             facts={"listener": "", "client": "this relay", "sender": "", "size": len(content), "bounce_of": message.id},
         ),
         planned(plan, queue_id, now),
+        *holdings(plan.deliveries, queue_id, now),
     ]
     stored = Stored(id=queue_id, received_at=now, envelope=envelope, size=len(content), bounce=True)
     return Accepted(stored, content, plan.deliveries, events), told(dsn=queue_id, to=str(sender), why="")
-
-
-def _behind_alias(reply: Reply) -> Reply:
-    """What the sender hears of an alias's target: that it failed, in no words that could name it."""
-    return Reply(reply.code, reply.enhanced, "The address that it stands for did not take the message")

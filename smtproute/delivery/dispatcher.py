@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from smtproute.core.event import Emit, Event, Happening
@@ -13,33 +11,19 @@ from smtproute.core.seals import Seal, plan_seal
 from smtproute.core.settings import Discover, Kind
 from smtproute.core.snapshot import Snapshot
 from smtproute.delivery.attempt import Attempts, Job, Report
+from smtproute.delivery.lanes import Claimed, Lane, Queued
+from smtproute.delivery.proxy import Proxy, Waiting
 from smtproute.spool.queue import Entry, Settlement, Spool, SpoolFailed
 from smtproute.world import World
 
 __all__ = ["Dispatcher"]
 
-WINDOW = 10_000
-"""Deliveries that are claimed at once, running or waiting in their lane."""
 CLAIM = 500
-"""Of them, how many one look at the spool may bring, and one lane may have before it is left out of the next: a
-server that hangs fills its own lane and nobody else's."""
+"""Deliveries that one look at the spool may bring."""
 LOCAL_LANE = 32
 """Jobs at once for the mailboxes, and for what stays in the spool."""
 STALLED = 5.0
 """Seconds until the spool is asked again after it failed."""
-
-
-@dataclass(slots=True)
-class _Lane:
-    """Jobs for one place, and how many of them may run at once."""
-
-    width: int
-    waiting: deque[Job] = field(default_factory=deque)
-    running: int = 0
-    claimed: int = 0
-    """Deliveries, running ones included."""
-    full: bool = False
-    """Nothing more is claimed for it until half of it is gone."""
 
 
 class Dispatcher:
@@ -51,30 +35,31 @@ class Dispatcher:
         snapshot: Callable[[], Snapshot],
         spool: Spool,
         attempts: Attempts,
+        proxy: Proxy,
         world: World,
         emit: Emit,
     ) -> None:
         self._snapshot = snapshot
         self._spool = spool
         self._attempts = attempts
+        self._proxy = proxy
         self._world = world
         self._emit = emit
-        self._lanes: dict[str, _Lane] = {}
-        self._claimed = 0
-        self._starved = False
-        """Whether there was no room for all that was due."""
+        self._lanes: dict[str, Lane] = {}
+        self._claimed = Claimed()
+        self._tasks = asyncio.TaskGroup()
         self._wake = asyncio.Event()
         self._draining = False
 
     async def run(self) -> None:
         """Runs until `drain` has been called and everything under way is settled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with self._tasks as tasks:
             watcher = tasks.create_task(self._watch())
             alarm: asyncio.Task[None] | None = None
             alarm_at: float | None = None
             while not self._draining:
                 self._wake.clear()
-                due = await self._claim(tasks)
+                due = await self._claim()
                 if due != alarm_at or (alarm is not None and alarm.done()):
                     if alarm is not None:
                         alarm.cancel()
@@ -85,7 +70,7 @@ class Dispatcher:
             if alarm is not None:
                 alarm.cancel()
             for lane in self._lanes.values():
-                lane.waiting.clear()
+                lane.clear()
 
     def drain(self) -> None:
         """Claims no more. What is in a lane and not begun stays in the spool."""
@@ -105,39 +90,34 @@ class Dispatcher:
         await self._world.clock.sleep(max(0.0, due - self._world.clock.now()))
         self._wake.set()
 
-    async def _claim(self, tasks: asyncio.TaskGroup) -> float | None:
+    async def _claim(self) -> float | None:
         """Puts what is due into the lanes; answers when to look again."""
         now = self._world.clock.now()
-        room = min(CLAIM, WINDOW - self._claimed)
+        room = min(CLAIM, self._claimed.room)
         if room <= 0:
-            self._starved = True
             return None
-        without = frozenset(place for place, lane in self._lanes.items() if lane.full)
         try:
-            entries, due = await self._spool.claim(now, room, without)
+            entries, due = await self._spool.claim(now, room, self._claimed.full)
         except SpoolFailed as failed:
             self._emit(Event(Happening.FAULT, now, facts={"where": "claim", "detail": str(failed)}))
             return now + STALLED
-        self._claimed += len(entries)
-        self._starved = False
-        for place, width, job in self._jobs(entries):
-            lane = self._lanes.setdefault(place, _Lane(width))
+        for width, queued in self._queued(entries):
+            self._claimed.add(queued)
+            lane = self._lanes.setdefault(queued.lane, Lane(width))
             lane.width = width
-            lane.waiting.append(job)
-            lane.claimed += len(job.entries)
-            lane.full = lane.full or lane.claimed >= CLAIM
+            lane.put(queued)
             if lane.running < lane.width:
                 lane.running += 1
-                tasks.create_task(self._work(lane))
+                self._tasks.create_task(self._work(lane))
         return due
 
-    def _jobs(self, entries: Sequence[Entry]) -> list[tuple[str, int, Job]]:
+    def _queued(self, entries: Sequence[Entry]) -> list[tuple[int, Queued]]:
         """Sorts deliveries into jobs: one for each message, lane, sealing domain and, by its MX, domain."""
         settings = self._snapshot().settings
-        jobs: dict[tuple[str, ...], tuple[str, int, Job]] = {}
-        key: tuple[str, ...]
+        jobs: dict[tuple[str, ...], tuple[int, str, Job]] = {}
         for entry in entries:
             delivery = entry.delivery
+            domain = own = ""
             match delivery.kind:
                 case Kind.ENDPOINT:
                     endpoint = settings.endpoints.get(delivery.endpoint)
@@ -145,36 +125,35 @@ class Dispatcher:
                     seal = (
                         Seal() if entry.message.bounce else plan_seal(settings, entry.message.envelope, delivery, None)
                     )
-                    by_domain = endpoint is not None and endpoint.discover is Discover.RECIPIENT
                     own = seal.key.domain.key if seal.key is not None else seal.reason
-                    key = (entry.message.id, delivery.place, own, delivery.address.domain.key if by_domain else "")
+                    if endpoint is not None and endpoint.discover is Discover.RECIPIENT:
+                        domain = delivery.address.domain.key
                 case Kind.MAILBOX | Kind.CAPTURE | Kind.BOUNCE:
                     width, seal = LOCAL_LANE, Seal()
-                    key = (entry.message.id, delivery.place)
                 case _:
                     assert_never(delivery.kind)
-            found = jobs.get(key)
-            if found is None:
-                jobs[key] = (delivery.place, width, Job(entry.message, [entry], seal))
+            key = (entry.message.id, delivery.place, own, domain)
+            if key in jobs:
+                jobs[key][2].entries.append(entry)
             else:
-                found[2].entries.append(entry)
-        return list(jobs.values())
+                jobs[key] = (width, domain, Job(entry.message, [entry], seal))
+        return [
+            (width, Queued(job, job.entries[0].delivery.place, job.entries[0].sender, domain))
+            for width, domain, job in jobs.values()
+        ]
 
-    async def _work(self, lane: _Lane) -> None:
+    async def _work(self, lane: Lane) -> None:
         """Does the jobs of a lane until none waits."""
         try:
-            while lane.waiting and lane.running <= lane.width:
-                job = lane.waiting.popleft()
-                claimed = len(job.entries)
+            while lane.running <= lane.width and (queued := lane.take()) is not None:
+                job = queued.job
                 job.entries = await self._still(job.entries)
+                if len(job.entries) < queued.deliveries:
+                    self._not_awaited(job.message.id)
                 if job.entries:
                     await self._attempts.attempt(job, self._settle)
-                self._claimed -= claimed
-                lane.claimed -= claimed
-                if lane.full and lane.claimed <= CLAIM // 2:
-                    lane.full = False
-                    self._wake.set()
-                elif self._starved and self._claimed <= WINDOW // 2:
+                lane.done(queued)
+                if self._claimed.remove(queued):
                     self._wake.set()
         finally:
             lane.running -= 1
@@ -186,8 +165,43 @@ class Dispatcher:
         except SpoolFailed:
             return entries
 
+    def _not_awaited(self, message_id: str) -> None:
+        """An operator has taken out what a client may wait for: it hears that its message is queued."""
+        waiting = self._proxy.of(message_id)
+        if waiting is not None:
+            waiting.hurry()
+
     async def _settle(self, job: Job, report: Report) -> None:
+        """Settles what became of a job; what a client waits for and was not delivered, once it is decided whose it is.
+
+        That takes no place in the lane meanwhile.
+        """
+        waiting = self._proxy.of(job.message.id)
+        if waiting is None:
+            await self._record(job, report)
+            return
+        delivered, failed = report.parted()
+        if delivered.outcomes:
+            await self._record(job, delivered)
+        if failed.outcomes:
+            if not waiting.hold_back(job, failed):
+                await self._record(job, failed)
+            elif len(waiting.held_back) == 1:
+                self._tasks.create_task(self._conclude(job, waiting))
+        waiting.tried(report.outcomes)
+
+    async def _conclude(self, job: Job, waiting: Waiting) -> None:
+        """Settles what was held back for a client that waits: taken back as a whole, or as ever."""
+        if (await waiting.conclusion()).withdrawn:
+            await self._record(job, waiting.withdrawal())
+            waiting.withdrawn()
+            return
+        for each, report in waiting.held_back:
+            await self._record(each, report)
+
+    async def _record(self, job: Job, report: Report) -> None:
         """Commits outcomes, events and DSNs together; while the spool fails, it is asked again."""
+        await self._attempts.tell(job, report)
         now = self._world.clock.now()
         events = report.all_events(now)
         settlements = [

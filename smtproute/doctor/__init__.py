@@ -6,12 +6,16 @@ of `core.decide`, through the survey; what single lines get wrong, their readers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from smtproute.core.finding import Finding
 from smtproute.core.snapshot import Snapshot
+from smtproute.delivery.probe import Probe
 from smtproute.doctor import (
     accounts,
     aliases,
     bounces,
+    endpoints,
     files,
     hostname,
     keys,
@@ -20,11 +24,13 @@ from smtproute.doctor import (
     postmaster,
     quotas,
     relays,
+    routes,
     seals,
     srs,
 )
 from smtproute.doctor.survey import Survey, place
 from smtproute.doctor.watching import Watch, watch
+from smtproute.resolve.hidden import Hidden
 
 __all__ = ["Watch", "examine", "watch"]
 
@@ -42,14 +48,20 @@ FAMILIES = (
     keys,
     listeners,
     bounces,
+    endpoints,
+    routes,
 )
 
 
-def examine(snapshot: Snapshot) -> list[Finding]:
-    """All findings, errors first, each name once a place."""
+def examine(snapshot: Snapshot, hidden: Sequence[Hidden] = (), probes: Sequence[Probe] = ()) -> list[Finding]:
+    """All findings, errors first, each name once a place.
+
+    `hidden` and `probes` are what the network was asked before, if it was.
+    """
     survey = Survey(snapshot)
     found: dict[tuple[str, str], Finding] = {}
-    for finding in snapshot.findings:
+    asked = (*endpoints.doubled(hidden, snapshot.settings.resolver.hosts_file), *endpoints.reached(probes))
+    for finding in (*snapshot.findings, *asked):
         found.setdefault((finding.name, f"{finding.where} {finding.what}"), finding)
     for family in FAMILIES:
         for finding in family.examine(survey):

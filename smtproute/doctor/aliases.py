@@ -132,7 +132,7 @@ def _dead(survey: Survey, alias: Alias, target: str) -> bool:
     assert alias.address is not None
     if target == alias.address.key:
         outlook = survey.outlook(alias.address)
-        stays = any(each.address.key == target and each.refusal is not None for each in outlook.deliveries)
+        stays = any(each.address.key == target and each.dead for each in outlook.deliveries)
         return stays or (outlook.refusal is not None and not outlook.deliveries)
     address = next(each for each in survey.direct(alias) if each.key == target)
     if not survey.local(address.domain.key) and not survey.picky:

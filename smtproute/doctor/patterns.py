@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import LookupFault, PatternError, PcreRule, PcreTable, compile_pattern, targets
 from smtproute.core.finding import Finding, error, warning
-from smtproute.core.settings import Kind
 from smtproute.doctor.shapes import Branch, branches
 from smtproute.doctor.survey import Survey, listed
 
@@ -211,7 +210,7 @@ def _dead(survey: Survey, each: _Rule) -> Iterator[Finding]:
     outlook = survey.outlook(address)
     if outlook.alias is None or outlook.alias.rule != each.where:
         return
-    dead = [one.address.key for one in outlook.deliveries if one.kind is Kind.BOUNCE]
+    dead = [one.address.key for one in outlook.deliveries if one.dead]
     if outlook.refusal is not None and outlook.refusal.reply.permanent:
         what = (
             f"{each.text} leads to {each.target}, and nobody is there: Postfix accepts each message, then returns it to"

@@ -25,6 +25,7 @@ from smtproute.core.docker_mailserver import Folder
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Delivery, Plan, Step, Tried
 from smtproute.core.reply import Refusal
+from smtproute.core.routes import Route, parse_match
 from smtproute.core.settings import Kind, Mode, Role
 from smtproute.core.snapshot import Snapshot
 
@@ -72,7 +73,8 @@ class Survey:
     """A snapshot, and questions to it.
 
     Faults of whole tables are left out of account: they have findings of their own, and what else is wrong should
-    not wait until they are mended. So are the access lists, which refuse on purpose.
+    not wait until they are mended. So are the access lists, which refuse on purpose. The conditions of routes are
+    taken to hold where that brings mail somewhere: what nobody gets then, nobody ever gets.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -86,6 +88,7 @@ class Survey:
             relays=replace(routing.relays, fault=""),
             send_access=None,
             receive_access=None,
+            routes=tuple(_at_best(route) for route in routing.routes if not _refuses_some(route)),
         )
         self._files = tuple(f"{table.file}:" for table in (*tables, *local))
         self._outlooks: dict[str, Outlook] = {}
@@ -107,7 +110,7 @@ class Survey:
     @cached_property
     def picky(self) -> bool:
         """Whether mail to elsewhere may be refused here."""
-        return bool(self.routing.routes) or self.routing.default.mode is Mode.REJECT
+        return bool(self.snapshot.routing.routes) or self.routing.default.mode is Mode.REJECT
 
     @cached_property
     def misread(self) -> frozenset[str]:
@@ -252,6 +255,16 @@ class Survey:
                     yield completed(target, self.tables.origin)
                 except AddressError:
                     continue
+
+
+def _at_best(route: Route) -> Route:
+    """The route where its conditions hold; one for certain senders still permits nobody."""
+    return replace(route, sender=parse_match("*") if route.sender is not None else None, clients=(), listener="")
+
+
+def _refuses_some(route: Route) -> bool:
+    """Whether it takes mail from some senders to refuse or to return it."""
+    return bool(route.conditions) and route.target.mode in (Mode.REJECT, Mode.BOUNCE)
 
 
 def place(where: str) -> tuple[str, int]:

@@ -7,16 +7,18 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from typing import Protocol
 
 from smtproute.core.address import Address, AddressError
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.login import Login
 from smtproute.core.message import Field, fields, header_end
-from smtproute.core.plan import Plan, Tried, distinct, planned
+from smtproute.core.plan import Delivery, Plan, Tried, distinct, holdings, planned
+from smtproute.core.proxy import queued
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.seals import excluded
-from smtproute.core.settings import Limits, Listener
+from smtproute.core.settings import Limits, Listener, ReplyAfter
 from smtproute.core.snapshot import Snapshot
 from smtproute.core.transcript import Arrow, Line, plain
 from smtproute.core.verdict import Verdict
@@ -27,7 +29,7 @@ from smtproute.smtp.wire import ContentRefused
 from smtproute.spool.queue import LARGEST_ROW, Accepted, Message, Spool, SpoolFailed, SpoolFull, Staged
 from smtproute.world import World
 
-__all__ = ["InFlight", "Intake", "IntakeDoor"]
+__all__ = ["InFlight", "Intake", "IntakeDoor", "Waiting"]
 
 MAX_COPIES = 5000
 """Copies of one message, all aliases expanded; further recipients want a transaction of their own."""
@@ -47,6 +49,18 @@ Judge = Callable[[bytes], Awaitable[Sequence[Verdict]]]
 """Gathers the verdicts on a whole message."""
 Explain = Callable[[Envelope, Address], Awaitable[tuple[Reply, Sequence[str]]]]
 """What RCPT would answer, and the lines that explain it."""
+
+
+class Waiting(Protocol):
+    """A client that waits for what the next hops say of its message (`ReplyAfter.DELIVERED`)."""
+
+    async def reply(self, seconds: float) -> Reply:
+        """What it hears, after so many seconds at the latest. After a refusal the message is not ours any more."""
+        ...
+
+    def hurry(self) -> None:
+        """It waits no longer: the message is queued, unless that was decided otherwise already."""
+        ...
 
 
 class InFlight:
@@ -76,6 +90,8 @@ class Intake:
     passwords: Passwords
     judge: Judge
     explain: Explain
+    wait: Callable[[str, Sequence[Delivery]], Waiting]
+    """A client begins to wait for what becomes of the message with this queue id: before it is committed."""
     tasks: asyncio.TaskGroup
     """Owns the commits, so that they outlive a session whose client is gone."""
     in_flight: InFlight
@@ -113,6 +129,8 @@ class IntakeDoor:
         self._intake = intake
         self._listener = listener
         self._transaction: _Transaction | None = None
+        self._waiting: Waiting | None = None
+        self._hurried = False
 
     async def connect(self, client: Client) -> Reply:
         return Reply(220, "", f"{self._intake.snapshot().settings.hostname} ESMTP smtproute")
@@ -152,6 +170,11 @@ class IntakeDoor:
     def reset(self) -> None:
         self._transaction = None
 
+    def hurry(self) -> None:
+        self._hurried = True
+        if self._waiting is not None:
+            self._waiting.hurry()
+
     async def explain(self, client: Client, address: Address) -> Reply:
         transaction = self._transaction
         envelope = transaction.envelope if transaction is not None else Envelope(client, None)
@@ -162,6 +185,24 @@ class IntakeDoor:
         transaction = self._open()
         self._transaction = None
         queue_id = self._intake.world.queue_id()
+        try:
+            reply = await self._received(queue_id, transaction, content, transcript)
+            if reply.positive and self._waiting is not None:
+                reply = await self._answered(queue_id, self._waiting)
+        finally:
+            if self._waiting is not None:
+                self._waiting.hurry()
+                self._waiting = None
+        return reply
+
+    async def _received(
+        self,
+        queue_id: str,
+        transaction: _Transaction,
+        content: AsyncIterator[bytes],
+        transcript: Callable[[], Sequence[Line]],
+    ) -> Reply:
+        """Takes the message; positive if it is durable."""
         taken = _Taken(bytearray(), whole=True)
         try:
             reply = await self._take(taken, content, queue_id, transaction.snapshot.settings.limits)
@@ -178,6 +219,15 @@ class IntakeDoor:
             if taken.staged is not None:
                 with contextlib.suppress(SpoolFailed):  # what stays behind goes at the next start
                     await taken.staged.discard()
+        return reply
+
+    async def _answered(self, queue_id: str, waiting: Waiting) -> Reply:
+        """What the client hears that waits for the next hops, and it is in the trace that it does."""
+        reply = await waiting.reply(self._listener.proxy_timeout)
+        event = Event(Happening.ANSWERED, self._intake.world.clock.now(), queue_id, facts={"reply": str(reply)})
+        with contextlib.suppress(SpoolFailed):  # then the log alone has it
+            await self._intake.spool.settle((), [event])
+        self._intake.emit(event)
         return reply
 
     def _open(self) -> _Transaction:
@@ -213,7 +263,10 @@ class IntakeDoor:
         taken: _Taken,
         transcript: Callable[[], Sequence[Line]],
     ) -> Reply:
-        """Judges the message and commits it; the positive reply is only given once it is durable."""
+        """Judges the message and commits it; the positive reply is only given once it is durable.
+
+        A client that is to wait for the next hops waits from before the commit on.
+        """
         intake, envelope = self._intake, transaction.envelope
         settings = transaction.snapshot.settings
         held = bytes(taken.held)
@@ -238,12 +291,19 @@ class IntakeDoor:
             verdicts=verdicts,
         )
         deliveries = distinct(plans)
-        reply = Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
+        reply = queued(queue_id)
+        said = [_said(reply, envelope, now)]
+        if self._listener.reply is ReplyAfter.DELIVERED and not self._hurried:
+            self._waiting = intake.wait(queue_id, deliveries)
+            said = []
         accepted = Accepted(
             message,
             taken.staged if taken.staged is not None else held,
             deliveries,
-            _events(message, plans, [*transcript(), _said(reply, envelope, now)], header),
+            [
+                *_events(message, plans, [*transcript(), *said], header),
+                *holdings(deliveries, queue_id, now),
+            ],
         )
         # The commit must not die with the session: a client that is gone may still have its mail delivered.
         failure = await asyncio.shield(intake.tasks.create_task(self._commit(accepted)))

@@ -45,7 +45,8 @@ class Leg:
 
     @property
     def deferred(self) -> bool:
-        return self.choice is not None and not self.choice.candidates and not self.undeliverable
+        waits = self.delivery.held or (self.choice is not None and not self.choice.candidates)
+        return waits and not self.undeliverable
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Explained:
 
     @property
     def status(self) -> int:
-        """0 deliverable, 1 some of it deferred, 2 some of it refused or undeliverable (as exim -bt)."""
+        """0 deliverable, 1 some of it deferred or held, 2 some of it refused or undeliverable (as exim -bt)."""
         return status(self.plan, self.legs)
 
     def json(self) -> dict[str, Any]:
@@ -169,10 +170,15 @@ def leg_json(leg: Leg, sender: str) -> dict[str, Any]:
             }
         )
     return {
-        "kind": str(delivery.kind),
+        "kind": delivery.told,
         "address": str(delivery.address),
         "endpoint": delivery.endpoint or None,
         "servers": servers,
+        "passed_over": [
+            {"host": server.host, "port": server.port, "ip": ip, "why": each.why}
+            for each in (leg.choice.passed if leg.choice is not None else ())
+            for server, ip in (each.candidate.spot,)
+        ],
         "seal": {"domain": key.domain.key, "selector": key.selector} if key is not None else None,
         "sender": sender,
         "rule": delivery.rule,
@@ -184,28 +190,37 @@ def _leg_lines(leg: Leg) -> list[str]:
     match delivery.kind:
         case Kind.MAILBOX:
             return [f"  -> mailbox {delivery.mailbox} for {delivery.address}"]
+        case Kind.CAPTURE if delivery.held:
+            return [f"  -> hold of {delivery.address} ({delivery.rule}): kept until it is released, then captured"]
         case Kind.CAPTURE:
             return [f"  -> capture of {delivery.address} ({delivery.rule}): kept here, goes nowhere"]
         case Kind.BOUNCE:
-            return [f"  -> undeliverable: {delivery.address} ({delivery.refusal.reply if delivery.refusal else ''})"]
+            reply = delivery.refusal.reply if delivery.refusal else ""
+            if delivery.dead:
+                return [f"  -> undeliverable: {delivery.address} ({reply})"]
+            return [f"  -> bounce of {delivery.address} ({delivery.rule}): accepted, then its sender is told {reply}"]
         case Kind.ENDPOINT:
             pass
         case _:
             assert_never(delivery.kind)
-    lines = [f"  -> endpoint {delivery.endpoint} for {delivery.address} ({delivery.rule})"]
+    until = "hold until it is released, then " if delivery.held else ""
+    lines = [f"  -> {until}endpoint {delivery.endpoint} for {delivery.address} ({delivery.rule})"]
     choice = leg.choice
     if choice is not None:
         for looked in choice.looked:
             standby = " backup" if looked.backup else ""
             if looked.resolved.status is Resolution.OK:
                 found = ", ".join(f"{each.ip} ({each.source})" for each in looked.resolved.addresses)
-                lines.append(f"     server{standby} {looked.server}: {found}")
+                stale = f", stale: {looked.resolved.stale}" if looked.resolved.stale else ""
+                lines.append(f"     server{standby} {looked.server}: {found}{stale}")
             else:
                 lines.append(f"     server{standby} {looked.server}: no address: {looked.resolved}")
+        lines += [f"     passed over: {passed}" for passed in choice.passed]
         if choice.refusal is not None:
             lines.append(f"     {choice.refusal}")
         elif not choice.candidates:
-            lines.append("     no server has an address now: mail would be accepted and deferred")
+            none = "no address can be tried" if choice.passed else "no server has an address"
+            lines.append(f"     {none} now: mail would be accepted and deferred")
     key = leg.seal.key
     if key is not None:
         lines.append(f"     sealed by {key.domain} with selector {key.selector}")

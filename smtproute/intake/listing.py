@@ -47,6 +47,8 @@ class Listed:
     """None for a pattern."""
     legs: tuple[Leg, ...] = ()
     sender: str = ""
+    conditions: tuple[str, ...] = ()
+    """Those of the routes that name it: who sends decides what becomes of it."""
 
     @property
     def status(self) -> int:
@@ -59,6 +61,8 @@ class Listed:
         if self.plan is None:
             return f"pattern, to {self.known.targets}" if self.known.targets else "pattern, to nobody"
         said = str(self.plan.reply) if self.plan.refusal is not None else "; ".join(map(_leg, self.legs))
+        if self.conditions:
+            said += f" (it depends on {'; '.join(self.conditions)})"
         return self._anonymous(said)
 
     def line(self) -> str:
@@ -67,11 +71,17 @@ class Listed:
     def json(self) -> dict[str, Any]:
         """The object that `explain --all --json` prints."""
         if self.plan is None:
-            return {"address": self.known.shown, "reply": None, "deliveries": [], "targets": self.known.targets}
+            targets = self.known.targets
+            return {"address": self.known.shown, "reply": None, "deliveries": [], "conditions": [], "targets": targets}
         reply, deliveries = reply_json(self.plan.reply), [leg_json(leg, self.sender) for leg in self.legs]
         for told, key in ((reply, "text"), *((delivery, "address") for delivery in deliveries)):
             told[key] = self._anonymous(told[key])
-        return {"address": self.known.shown, "reply": reply, "deliveries": deliveries}
+        return {
+            "address": self.known.shown,
+            "reply": reply,
+            "deliveries": deliveries,
+            "conditions": list(self.conditions),
+        }
 
     def _anonymous(self, text: str) -> str:
         return text.replace(ANYBODY, "*") if self.known.shown.startswith("*@") else text
@@ -132,7 +142,11 @@ def listed(snapshot: Snapshot, envelope: Envelope, what: Known) -> Listed:
     legs = tuple(
         Leg(delivery, None, plan_seal(snapshot.settings, envelope, delivery, None)) for delivery in plan.deliveries
     )
-    return Listed(what, plan, legs, str(envelope.reverse_path or ""))
+    named = {step.rule for step in plan.steps if step.conditional}
+    conditions = tuple(
+        f"{route.rule}: {', '.join(route.conditions)}" for route in snapshot.routing.routes if route.rule in named
+    )
+    return Listed(what, plan, legs, str(envelope.reverse_path or ""), conditions)
 
 
 def changes(was: Snapshot, will_be: Snapshot, envelope: Envelope) -> Iterator[Change]:
@@ -194,20 +208,22 @@ def _pattern(rule: PcreRule) -> Known:
 
 def _leg(leg: Leg) -> str:
     delivery = leg.delivery
+    until = "hold, then " if delivery.held else ""
     match delivery.kind:
         case Kind.MAILBOX:
             mailbox = delivery.mailbox
             same = mailbox is not None and mailbox.key == delivery.address.key
             return f"mailbox {mailbox}" if same else f"mailbox {mailbox} for {delivery.address}"
         case Kind.CAPTURE:
-            return f"capture of {delivery.address}"
+            return f"{until}capture of {delivery.address}"
         case Kind.BOUNCE:
-            return f"undeliverable {delivery.address} ({delivery.refusal.reply if delivery.refusal else ''})"
+            what = "undeliverable" if delivery.dead else "bounce of"
+            return f"{what} {delivery.address} ({delivery.refusal.reply if delivery.refusal else ''})"
         case Kind.ENDPOINT:
             if leg.seal.key is not None:
                 seal = f" (sealed by {leg.seal.key.domain})"
             else:
                 seal = f" (UNSEALED: {leg.seal.reason})" if leg.seal.wanted else ""
-            return f"endpoint {delivery.endpoint} for {delivery.address}{seal}"
+            return f"{until}endpoint {delivery.endpoint} for {delivery.address}{seal}"
         case _:
             assert_never(delivery.kind)

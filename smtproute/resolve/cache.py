@@ -5,52 +5,64 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from smtproute.world import Clock
 
-__all__ = ["Cache"]
+__all__ = ["Cache", "Kept"]
 
 Value = TypeVar("Value")
 
 
-class Cache(Generic[Value]):
-    """`fetch(name)` answers a value and its lifetime in seconds. At most `size` are kept; the oldest goes first."""
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[Value]):
+    """A value, and when it is asked for again."""
 
-    def __init__(
-        self, clock: Clock, fetch: Callable[[str], Awaitable[tuple[Value, float]]], *, size: int = 4096
-    ) -> None:
+    value: Value
+    until: float
+    stale: bool = False
+    """It is one from before, because now there is none: nobody waits for the better one that is being asked for."""
+
+
+class Cache(Generic[Value]):
+    """`fetch(name)` answers a value and its lifetime. At most `size` are kept; the oldest goes first."""
+
+    def __init__(self, clock: Clock, fetch: Callable[[str], Awaitable[Kept[Value]]], *, size: int = 4096) -> None:
         self._clock = clock
         self._fetch = fetch
         self._size = size
-        self._kept: OrderedDict[str, tuple[Value, float]] = OrderedDict()
+        self._kept: OrderedDict[str, Kept[Value]] = OrderedDict()
         self._asking: dict[str, asyncio.Event] = {}
 
-    async def get(self, name: str) -> Value:
-        """The value kept, or fetched; raises what `fetch` raises.
+    async def get(self, name: str, *, fresh: bool = False) -> Value:
+        """The value kept, or fetched; `fresh`: fetched, whatever is kept. Raises what `fetch` raises.
 
         The first to miss it fetches, the others wait for him. If he is cancelled the next of them takes over, so
         that no task is needed that nobody owns.
         """
         while True:
             kept = self._kept.get(name)
-            if kept is not None and self._clock.now() < kept[1]:
-                return kept[0]
             asking = self._asking.get(name)
+            if kept is not None and not fresh and self._clock.now() < kept.until:
+                return kept.value
             if asking is None:
                 break
+            if kept is not None and not fresh and kept.stale:
+                return kept.value
             await asking.wait()
+            fresh = fresh and self._kept.get(name) is kept
         asking = self._asking[name] = asyncio.Event()
         try:
-            value, lifetime = await self._fetch(name)
-            self._keep(name, value, self._clock.now() + lifetime)
+            fetched = await self._fetch(name)
+            self._keep(name, fetched)
         finally:
             del self._asking[name]
             asking.set()
-        return value
+        return fetched.value
 
-    def _keep(self, name: str, value: Value, until: float) -> None:
-        self._kept[name] = value, until
+    def _keep(self, name: str, fetched: Kept[Value]) -> None:
+        self._kept[name] = fetched
         self._kept.move_to_end(name)
         if len(self._kept) > self._size:
             self._kept.popitem(last=False)

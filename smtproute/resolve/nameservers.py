@@ -21,6 +21,7 @@ import dns.rdata
 import dns.rdatatype
 
 from smtproute.core.choice import Resolution
+from smtproute.resolve.files import text_of
 
 __all__ = ["FAILED", "NEGATIVE", "Answer", "NameServer", "NameServers", "system_servers"]
 
@@ -66,9 +67,9 @@ class NameServer:
 
 
 def system_servers(resolv_conf: str) -> list[NameServer]:
-    """The name servers of a resolv.conf(5). One that is absent, or names none, is an empty list."""
+    """The name servers of a resolv.conf(5). One that cannot be read, or names none, is an empty list."""
     try:
-        lines = Path(resolv_conf).read_text("utf-8", errors="replace").splitlines()
+        lines = text_of(Path(resolv_conf)).splitlines()
     except OSError:
         return []
     servers = []
@@ -92,6 +93,10 @@ class Answer:
     """Seconds for which it may be kept."""
     asked: str = ""
     reason: str = ""
+
+    def __str__(self) -> str:
+        asked = f" from {self.asked}" if self.asked else ""
+        return f"{self.status}{asked}{f' ({self.reason})' if self.reason else ''}"
 
 
 class NameServers:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
+from dataclasses import replace
 from typing import assert_never
 
 import dns.name
@@ -14,8 +16,9 @@ from smtproute.core.address import AddressError, written_ip
 from smtproute.core.choice import Exchange, Exchanges, Found, LookupFailed, Resolution, Resolved
 from smtproute.core.settings import Resolver as ResolverSettings
 from smtproute.core.settings import Source
-from smtproute.resolve.cache import Cache
-from smtproute.resolve.nameservers import FAILED, NEGATIVE, Answer, NameServer, NameServers, system_servers
+from smtproute.resolve.cache import Cache, Kept
+from smtproute.resolve.lastgood import Known, LastGood
+from smtproute.resolve.nameservers import FAILED, NEGATIVE, NameServer, NameServers, system_servers
 from smtproute.resolve.sources import Hosts, askable, static_table
 from smtproute.world import World
 
@@ -24,12 +27,17 @@ __all__ = ["Resolver"]
 _GRAVITY = (Resolution.TIMEOUT, Resolution.SERVFAIL, Resolution.REFUSED, Resolution.NXDOMAIN, Resolution.NODATA)
 """Which ending stands for two. Some servers deny the whole name when asked for AAAA (RFC 4074 4.2), so a denial is
 believed only where both questions were answered: what may be temporary must not bounce mail."""
+_MX_GOOD = frozenset({Resolution.OK, Resolution.NODATA})
+"""A domain without MX stands for itself (RFC 5321 5.1)."""
 
 
 class Resolver:
     """Addresses, mail exchangers and texts of names.
 
-    Only `txt` raises; a name that cannot be asked (malformed, too long) is NXDOMAIN with the reason.
+    Only `txt` raises; a name that cannot be asked (malformed, too long) is NXDOMAIN with the reason. With `fresh` DNS
+    is asked whatever is kept, and everybody has its answer from then on. While DNS fails, its last good answer is used
+    for `settings.stale` seconds more.
+
     `attempt` and `total` are the seconds that one name server, and one look-up over all of them, may take. The hosts
     file and `resolv_conf` are read here. Raises ValueError for a static address or a server that is no IP address.
     """
@@ -43,11 +51,14 @@ class Resolver:
         attempt: float = 2.5,
         total: float = 10.0,
     ) -> None:
-        servers = [NameServer.parse(text) for text in settings.servers] or system_servers(resolv_conf)
-        self._order = settings.order
+        self._settings = settings
+        self._resolv_conf = resolv_conf
+        self._servers = _servers(settings, resolv_conf)
         self._static = static_table(settings.static)
         self._hosts = Hosts(settings.hosts_file)
-        self._dns = NameServers(servers, attempt=attempt, total=total)
+        self._dns = NameServers(self._servers, attempt=attempt, total=total)
+        self._clock = world.clock
+        self._last_good = LastGood(world.clock, settings.stale)
         self._addresses = Cache(world.clock, self._ask_addresses)
         self._exchanges = Cache(world.clock, self._ask_exchanges)
         self._texts = Cache(world.clock, self._ask_text)
@@ -56,7 +67,11 @@ class Resolver:
         """Reads the hosts file again if it changed."""
         self._hosts.refresh()
 
-    async def addresses(self, host: str) -> Resolved:
+    def serves(self, settings: ResolverSettings) -> bool:
+        """Whether one of these settings, made now, would be no other: this one may go on, with the answers it keeps."""
+        return settings == self._settings and _servers(settings, self._resolv_conf) == self._servers
+
+    async def addresses(self, host: str, *, fresh: bool = False) -> Resolved:
         """The addresses by the first source that has the host, IPv4 first. If none has it, what DNS said counts.
 
         Of a host that is an IP address, that address.
@@ -68,14 +83,14 @@ class Resolver:
         except AddressError as error:
             return Resolved(host, Resolution.NXDOMAIN, reason=str(error))
         missing = Resolved(name, Resolution.NXDOMAIN)
-        for source in self._order:
+        for source in self._settings.order:
             match source:
                 case Source.STATIC:
                     ips = self._static.get(name, ())
                 case Source.HOSTS:
                     ips = self._hosts.find(name)
                 case Source.DNS:
-                    missing = await self._addresses.get(name)
+                    missing = await self._addresses.get(name, fresh=fresh)
                     if missing.addresses:
                         return missing
                     ips = ()
@@ -87,7 +102,7 @@ class Resolver:
                 return Resolved(name, Resolution.OK, tuple(Found(ip, source) for ip in ips))
         return missing
 
-    async def exchanges(self, domain: str) -> Exchanges:
+    async def exchanges(self, domain: str, *, fresh: bool = False) -> Exchanges:
         """Where a domain takes its mail (RFC 5321 5.1), by DNS whatever the order of the sources.
 
         By rising preference, equals by name. A domain that exists without MX stands for itself (`implicit`, status
@@ -97,7 +112,7 @@ class Resolver:
             name = askable(domain)
         except AddressError as error:
             return Exchanges(domain, Resolution.NXDOMAIN, reason=str(error))
-        return await self._exchanges.get(name)
+        return await self._exchanges.get(name, fresh=fresh)
 
     async def txt(self, name: str) -> bytes | None:
         """The TXT record, its strings joined (RFC 6376 3.6.2.2); None if there is none.
@@ -113,50 +128,75 @@ class Resolver:
             raise LookupFailed(found)
         return found
 
-    async def _ask_addresses(self, name: str) -> tuple[Resolved, float]:
+    async def _ask(
+        self, name: str, rdtype: dns.rdatatype.RdataType, good: Set[Resolution] = frozenset({Resolution.OK})
+    ) -> Known:
+        return self._last_good.judge(name, rdtype, await self._dns.ask(name, rdtype), good)
+
+    async def _ask_addresses(self, name: str) -> Kept[Resolved]:
         async with asyncio.TaskGroup() as tasks:
-            v4 = tasks.create_task(self._dns.ask(name, dns.rdatatype.A))
-            v6 = tasks.create_task(self._dns.ask(name, dns.rdatatype.AAAA))
-        answers = (v4.result(), v6.result())
-        having = [answer for answer in answers if answer.records]
+            v4 = tasks.create_task(self._ask(name, dns.rdatatype.A))
+            v6 = tasks.create_task(self._ask(name, dns.rdatatype.AAAA))
+        both = (v4.result(), v6.result())
+        having = [known for known in both if known.answer.records]
         if not having:
-            gravest = min(answers, key=lambda answer: _GRAVITY.index(answer.status))
-            return _resolved(name, gravest), gravest.lifetime
-        lifetime = min(answer.lifetime for answer in having)
-        if any(answer.status in FAILED for answer in answers):
-            lifetime = min(lifetime, NEGATIVE)
-        found = tuple(Found(str(record), Source.DNS) for answer in having for record in answer.records)
-        return Resolved(name, Resolution.OK, found, having[0].asked), lifetime
+            gravest = min(both, key=lambda known: _GRAVITY.index(known.answer.status))
+            return Kept(_resolved(name, gravest), gravest.until)
+        first = min(having, key=lambda known: known.until)
+        stale = next((known.stale for known in having if known.stale), "")
+        ttl, until = first.answer.lifetime, first.until
+        if any(known.answer.status in FAILED for known in both):
+            ttl, until = min(ttl, NEGATIVE), min(until, self._clock.now() + NEGATIVE)
+        found = tuple(Found(str(record), Source.DNS) for known in having for record in known.answer.records)
+        asked = having[0].answer.asked
+        resolved = Resolved(name, Resolution.OK, found, asked, at=first.at, ttl=ttl, stale=stale)
+        return Kept(resolved, until, bool(stale))
 
-    async def _ask_exchanges(self, name: str) -> tuple[Exchanges, float]:
-        answer = await self._dns.ask(name, dns.rdatatype.MX)
-        return _exchanges(name, answer), answer.lifetime
+    async def _ask_exchanges(self, name: str) -> Kept[Exchanges]:
+        known = await self._ask(name, dns.rdatatype.MX, _MX_GOOD)
+        return Kept(_exchanges(name, known), known.until, bool(known.stale))
 
-    async def _ask_text(self, name: str) -> tuple[bytes | Resolved | None, float]:
-        answer = await self._dns.ask(name, dns.rdatatype.TXT)
-        if answer.status in FAILED:
-            return _resolved(name, answer), answer.lifetime
-        texts = [b"".join(record.strings) for record in answer.records if isinstance(record, TXT)]
-        return min(texts, key=_unlike_key, default=None), answer.lifetime
-
-
-def _resolved(name: str, answer: Answer) -> Resolved:
-    return Resolved(name, answer.status, asked=answer.asked, reason=answer.reason)
+    async def _ask_text(self, name: str) -> Kept[bytes | Resolved | None]:
+        known = await self._ask(name, dns.rdatatype.TXT)
+        if known.answer.status in FAILED:
+            return Kept(_resolved(name, known), known.until)
+        texts = [b"".join(record.strings) for record in known.answer.records if isinstance(record, TXT)]
+        return Kept(min(texts, key=_unlike_key, default=None), known.until, bool(known.stale))
 
 
-def _exchanges(name: str, answer: Answer) -> Exchanges:
+def _servers(settings: ResolverSettings, resolv_conf: str) -> list[NameServer]:
+    return [NameServer.parse(text) for text in settings.servers] or system_servers(resolv_conf)
+
+
+def _resolved(name: str, known: Known) -> Resolved:
+    answer = known.answer
+    return Resolved(name, answer.status, asked=answer.asked, reason=answer.reason, at=known.at, ttl=answer.lifetime)
+
+
+def _exchanges(name: str, known: Known) -> Exchanges:
+    answer = known.answer
+    ending = Exchanges(
+        name,
+        answer.status,
+        asked=answer.asked,
+        reason=answer.reason,
+        at=known.at,
+        ttl=answer.lifetime,
+        stale=known.stale,
+    )
     if answer.status is Resolution.NODATA:
-        return Exchanges(name, Resolution.OK, (Exchange(0, name),), implicit=True, asked=answer.asked)
+        return replace(ending, status=Resolution.OK, exchanges=(Exchange(0, name),), implicit=True)
     records = [record for record in answer.records if isinstance(record, MX)]
     # "." beside other exchangers is a mistake that takes nothing from them (RFC 7505 3).
-    hosts = sorted(
-        (record.preference, record.exchange.to_text(omit_final_dot=True).lower())
-        for record in records
-        if record.exchange != dns.name.root
-    )
+    hosts = sorted((record.preference, _host(record)) for record in records if record.exchange != dns.name.root)
     exchanges = tuple(Exchange(preference, host) for preference, host in hosts)
-    null = bool(records) and not exchanges
-    return Exchanges(name, answer.status, exchanges, null=null, asked=answer.asked, reason=answer.reason)
+    return replace(ending, exchanges=exchanges, null=bool(records) and not exchanges)
+
+
+def _host(record: MX) -> str:
+    """Without the last dot, unless it reads as an IP address then: an MX names a host (RFC 5321 5.1), never that."""
+    name = record.exchange.to_text(omit_final_dot=True).lower()
+    return name if written_ip(name) is None else f"{name}."
 
 
 def _unlike_key(text: bytes) -> tuple[bool, bool, bytes]:

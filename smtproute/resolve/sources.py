@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from smtproute.core.address import AddressError, Domain
+from smtproute.resolve.files import text_of
 
 __all__ = ["Hosts", "askable", "static_table"]
 
@@ -60,7 +61,7 @@ class Hosts:
             status = self._path.stat()
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if stamp != self._stamp:
-                self._table = _hosts_table(self._path.read_text("utf-8", errors="replace"))
+                self._table = _hosts_table(text_of(self._path))
                 self._stamp = stamp
         except OSError:
             self._table, self._stamp = {}, None

@@ -53,6 +53,8 @@ class Channel(asyncio.Protocol):
     def __init__(self, peer: str, world: World, transcript: list[Line]) -> None:
         self.transcript = transcript
         self.tls = ""
+        self.certificate = b""
+        """The server's, in DER; empty in plain text."""
         self.lost = ""
         """Why the connection is of no more use."""
         self._peer = peer
@@ -240,6 +242,7 @@ class Channel(asyncio.Protocol):
         self._transport = transport
         secured = transport.get_extra_info("ssl_object")
         self.tls = f"{secured.version()} {secured.cipher()[0]}"
+        self.certificate = secured.getpeercert(True) or b""
         self.note(f"TLS started: {self.tls}")
 
     async def close(self, seconds: float) -> None:
@@ -292,9 +295,15 @@ def _why(error: Exception) -> str:
         case ssl.SSLCertVerificationError():
             return f"certificate refused: {error.verify_message}"
         case OSError(errno=int(number)) if not isinstance(error, ssl.SSLError):
-            return os.strerror(number)
+            return _strerror(number)
         case _:
             return str(error) or "connection lost"
+
+
+def _strerror(number: int) -> str:
+    """In lower case at the front, to stand within a sentence: "connection refused"."""
+    text = os.strerror(number)
+    return text[0].lower() + text[1:]
 
 
 async def connect(server: Server, ip: str, world: World, transcript: list[Line], seconds: float) -> Channel:
@@ -312,7 +321,7 @@ async def connect(server: Server, ip: str, world: World, transcript: list[Line],
             else:
                 _, channel = await loop.create_connection(made, ip, server.port)
     except OSError as error:  # TimeoutError, which is one, has no number where the deadline is ours
-        why = os.strerror(error.errno) if error.errno else f"no connection within {seconds:g} s"
+        why = _strerror(error.errno) if error.errno else f"no connection within {seconds:g} s"
         transcript.append(Line(Arrow.NOTE, world.clock.now(), f"not connected to {shown}: {why}"))
         raise Broken(why) from None
     return channel

@@ -11,48 +11,24 @@ LMTP (RFC 2033) is the same conversation with another hello, and with one reply 
 from __future__ import annotations
 
 import ssl
-from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import NoReturn, Self
 
 from smtproute.core.address import Address
 from smtproute.core.message import header_end
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.reply import Reply
 from smtproute.core.settings import EndpointTls, Server
-from smtproute.core.transcript import Arrow, Line
+from smtproute.core.transcript import Line
 from smtproute.smtp import wire
-from smtproute.smtp.channel import ASTRAY, CHUNK, Broken, Channel, Said, connect
+from smtproute.smtp.channel import ASTRAY, CHUNK, Broken, Channel, Said
+from smtproute.smtp.opening import TIMEOUTS, Opening, Terms, Timeouts, Unreachable
 from smtproute.smtp.sasl import Credentials
 from smtproute.world import World
 
 __all__ = ["TIMEOUTS", "Connection", "Dialogue", "Gone", "Mail", "Timeouts", "Unreachable"]
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds that each step may take: the minima of RFC 5321 4.5.3.2; the RFC leaves connect, tls and quit open."""
-
-    connect: float = 30.0
-    tls: float = 60.0
-    greeting: float = 300.0
-    ehlo: float = 300.0
-    """STARTTLS and each step of AUTH too."""
-    mail: float = 300.0
-    rcpt: float = 300.0
-    data: float = 120.0
-    block: float = 180.0
-    """Until the server has taken the next block of content."""
-    content: float = 600.0
-    """From the final dot to the reply: too short, and messages are delivered twice (RFC 1047)."""
-    quit: float = 5.0
-
-
-TIMEOUTS = Timeouts()
-_MAX_COMMAND = 512
-"""Octets of a command with its CRLF (RFC 5321 4.5.3.1.4); a longer response to AUTH goes by itself (RFC 4954 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +62,9 @@ class Dialogue:
     usable: bool
     """Whether the connection may carry another transaction."""
     downgrade: str = ""
-    """Why this went in plain text though the server offered TLS (`EndpointTls.PREFER`); else empty."""
-
-
-class Unreachable(Exception):
-    """There is no dialogue with this server: the stage of `answer` is CONNECT, GREETING, EHLO, STARTTLS or AUTH."""
-
-    def __init__(self, answer: Answer, transcript: tuple[Line, ...]) -> None:
-        super().__init__(f"{answer.stage}: {answer.reply or answer.detail}")
-        self.answer = answer
-        self.transcript = transcript
+    """Why this went in plain text though TLS was preferred (`EndpointTls.PREFER`); else empty."""
+    new: bool = True
+    """Whether it was the connection's first transaction."""
 
 
 class Gone(Exception):
@@ -106,36 +75,18 @@ class Gone(Exception):
         self.transcript = transcript
 
 
-class _TlsFailed(Exception):
-    """STARTTLS was offered, preferred, and came to nothing; `detail` says why."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """What a connection is opened with, see `Connection.open`."""
-
-    tls: EndpointTls
-    context: ssl.SSLContext | None
-    helo: str
-    credentials: Credentials | None
-    lmtp: bool
-    timeouts: Timeouts
-
-
 class Connection:
     """A connection on which the server greeted us and answered EHLO; `send` is called on one mail at a time."""
 
-    def __init__(self, channel: Channel, lmtp: bool, timeouts: Timeouts) -> None:
+    def __init__(self, opening: Opening) -> None:
+        """Goes on where `Opening.enter` came to its end."""
         self.transactions = 0
-        self._channel = channel
-        self._lmtp = lmtp
-        self._timeouts = timeouts
-        self._extensions: dict[str, str] = {}
-        self._downgrade = ""
+        self.learnt = opening.learnt
+        self._channel = opening.channel
+        self._lmtp = opening.terms.lmtp
+        self._timeouts = opening.terms.timeouts
+        self._extensions = opening.learnt.extensions
+        self._downgrade = opening.downgrade
         self._reset_due = False
 
     @classmethod
@@ -148,138 +99,22 @@ class Connection:
         context: ssl.SSLContext | None,
         helo: str,
         world: World,
+        tls_name: str = "",
         credentials: Credentials | None = None,
         lmtp: bool = False,
         timeouts: Timeouts = TIMEOUTS,
     ) -> Self:
-        """Connects, says EHLO (HELO to a server that knows no EHLO), starts TLS as `tls` wants it, logs in.
+        """A connection to this one address, on these terms (see `Terms`). Raises Unreachable."""
+        opening = Opening(server, ip, Terms(tls, context, helo, tls_name, credentials, lmtp, timeouts), world)
+        await opening.connect()
+        await opening.greet()
+        await opening.enter()
+        return cls(opening)
 
-        `context` says what is verified, and against which authorities; the name is `server.host`. It may be None
-        with `NEVER` only. With `PREFER`, TLS that is offered and fails is left out on a second connection, and the
-        transcript and `Dialogue.downgrade` say so. Credentials go over TLS, or nowhere. Raises Unreachable.
-        """
-        terms = _Terms(tls, context, helo, credentials, lmtp, timeouts)
-        transcript: list[Line] = []
-        try:
-            return await cls._open(server, ip, terms, world, transcript)
-        except _TlsFailed as failed:
-            transcript.append(Line(Arrow.NOTE, world.clock.now(), f"{failed.detail}: once more in plain text"))
-            terms = replace(terms, tls=EndpointTls.NEVER, context=None)
-            connection = await cls._open(server, ip, terms, world, transcript)
-            connection._downgrade = failed.detail
-            return connection
-
-    @classmethod
-    async def _open(cls, server: Server, ip: str, terms: _Terms, world: World, transcript: list[Line]) -> Self:
-        """Raises Unreachable, and _TlsFailed where it may be tried again without TLS."""
-        stage = Stage.CONNECT
-        try:
-            channel = await connect(server, ip, world, transcript, terms.timeouts.connect)
-        except Broken as broken:
-            raise Unreachable(Answer(stage, None, broken.detail), tuple(transcript)) from None
-        connection = cls(channel, terms.lmtp, terms.timeouts)
-        opened = False
-        try:
-            if terms.tls is EndpointTls.IMPLICIT:
-                stage = Stage.STARTTLS
-                await connection._secure(terms, server.host)
-            stage = Stage.GREETING
-            greeting = await channel.reply(terms.timeouts.greeting)
-            if not _done(greeting):
-                raise Said(greeting)
-            stage = Stage.EHLO
-            await connection._hello(terms.helo)
-            if terms.tls in (EndpointTls.PREFER, EndpointTls.REQUIRE):
-                stage = Stage.STARTTLS
-                if "STARTTLS" in connection._extensions:
-                    await connection._starttls(terms, server.host)
-                    stage = Stage.EHLO
-                    await connection._hello(terms.helo)
-                elif terms.tls is EndpointTls.REQUIRE:
-                    raise Broken("TLS is required, and the server does not offer STARTTLS")
-                else:
-                    channel.note("the server does not offer STARTTLS: plain text")
-            if terms.credentials is not None:
-                stage = Stage.AUTH
-                await connection._authenticate(terms.credentials)
-            opened = True
-        except Broken as broken:
-            channel.fail(broken.detail)
-            raise Unreachable(Answer(stage, None, broken.detail), tuple(transcript)) from None
-        except Said as said:
-            raise Unreachable(Answer(stage, said.reply), tuple(transcript)) from None
-        finally:
-            if not opened:
-                channel.fail("connection given up")
-        return connection
-
-    async def _hello(self, helo: str) -> None:
-        """EHLO, or HELO where that is not known (RFC 5321 3.2); LHLO in LMTP. Raises Broken, Said."""
-        self._extensions = {}
-        self._channel.say(f"{'LHLO' if self._lmtp else 'EHLO'} {helo}")
-        reply = await self._channel.reply(self._timeouts.ehlo)
-        if reply.permanent and not self._lmtp:
-            self._channel.say(f"HELO {helo}")
-            reply = await self._channel.reply(self._timeouts.ehlo)
-        elif _done(reply):
-            for line in reply.text.split("\n")[1:]:
-                keyword, _, parameters = line.partition(" ")
-                self._extensions[keyword.upper()] = parameters
-        if not _done(reply):
-            raise Said(reply)
-
-    async def _secure(self, terms: _Terms, host: str) -> None:
-        """Raises Broken."""
-        assert terms.context is not None, "TLS needs a context"
-        await self._channel.start_tls(terms.context, host, handshake=self._timeouts.tls, shutdown=self._timeouts.quit)
-
-    async def _starttls(self, terms: _Terms, host: str) -> None:
-        """Raises Broken and Said, or _TlsFailed where plain text will do."""
-        plain = terms.tls is EndpointTls.PREFER and terms.credentials is None
-        self._channel.say("STARTTLS")  # out of step already: plain text would mend nothing
-        try:
-            reply = await self._channel.reply(self._timeouts.ehlo)
-            if reply.code != 220:
-                raise Said(reply)
-            await self._secure(terms, host)
-        except Broken as broken:
-            if plain:
-                raise _TlsFailed(broken.detail) from None
-            raise
-        except Said as said:
-            if plain:
-                raise _TlsFailed(f"STARTTLS was refused ({said.reply})") from None
-            raise
-
-    async def _authenticate(self, credentials: Credentials) -> None:
-        """Logs in with PLAIN (RFC 4616), else with LOGIN. Raises Broken, Said."""
-        if not self._channel.tls:
-            raise Broken("not logged in: there is no TLS, and credentials are not sent in plain text")
-        if "AUTH" not in self._extensions:
-            raise Broken("not logged in: the server does not offer AUTH")
-        offered = self._extensions["AUTH"].upper().split()
-        name, password = credentials.name.encode(), credentials.password
-        if "PLAIN" in offered:
-            mechanism, responses = "PLAIN", [_base64(b"\0".join((b"", name, password)))]
-        elif "LOGIN" in offered:
-            mechanism, responses = "LOGIN", [_base64(name), _base64(password)]
-        else:
-            raise Broken(
-                f"not logged in: the server offers neither PLAIN nor LOGIN but {' '.join(offered) or 'nothing'}"
-            )
-        initial = mechanism == "PLAIN" and len(f"AUTH PLAIN {responses[0]}\r\n") <= _MAX_COMMAND
-        with self._channel.secret(*(response.encode() for response in responses), password):
-            self._channel.say(f"AUTH PLAIN {responses[0]}" if initial else f"AUTH {mechanism}")
-            reply = await self._channel.reply(self._timeouts.ehlo)
-            for response in responses[1:] if initial else responses:
-                if reply.code != 334:
-                    break
-                self._channel.say(response)
-                reply = await self._channel.reply(self._timeouts.ehlo)
-        if reply.code == 334:
-            raise Broken("not logged in: the server asks for more than username and password")
-        if not _done(reply):
-            raise Said(reply)
+    @property
+    def transcript(self) -> tuple[Line, ...]:
+        """Of the transaction under way or, before the first one, of the opening."""
+        return tuple(self._channel.transcript)
 
     @property
     def idle(self) -> bool:
@@ -304,7 +139,27 @@ class Connection:
             )
             answers = await transaction.run(content, reset=self._reset_due, reused=self.transactions > 1)
             self._reset_due = transaction.begun
-        return Dialogue(answers, tuple(channel.transcript), channel.tls, channel.idle, self._downgrade)
+        return Dialogue(
+            answers, self.transcript, channel.tls, channel.idle, self._downgrade, new=self.transactions == 1
+        )
+
+    async def rehearse(self, mail: Mail) -> tuple[Answer, ...]:
+        """MAIL, each RCPT, and RSET in place of DATA: what was answered to each, as far as the connection held.
+
+        Without a recipient it is for `<postmaster>`, which every server has (RFC 5321 4.5.1).
+        """
+        commands = [(Stage.MAIL, self._mail(mail, b""))]
+        commands += [(Stage.RCPT, f"RCPT TO:<{recipient}>") for recipient in mail.recipients or ("postmaster",)]
+        answers: list[Answer] = []
+        try:
+            for stage, command in (*commands, (Stage.DATA, "RSET")):
+                self._channel.say(command)
+                answers.append(Answer(stage, await self._channel.reply(self._timeouts.mail)))
+        except Broken as broken:
+            answers.append(Answer(stage, None, broken.detail))
+        except Said as said:
+            answers.append(Answer(stage, said.reply))
+        return tuple(answers)
 
     async def quit(self) -> None:
         """QUIT, and the connection is closed, answered or not."""
@@ -414,9 +269,9 @@ class _Transaction:
         reply = await self._ask("DATA", self._timeouts.data)
         if reply.code != 354:
             if reply.positive or self._channel.astray:
-                # Each reply may have been meant for the command before, so none of them settles anything.
-                self._answers = [None] * len(self._rcpts)
-                raise Broken("the server answered DATA with neither 354 nor a refusal" if reply.positive else ASTRAY)
+                self._astray("the server answered DATA with neither 354 nor a refusal" if reply.positive else ASTRAY)
+            if reply.permanent and taken:
+                await self._in_step()
             self._settle(Answer(Stage.DATA, reply))
         elif self.begun and taken:
             await self._send(content, taken)
@@ -431,6 +286,25 @@ class _Transaction:
             self._channel.say(".")  # RFC 2920 3.1: the server accepted DATA though it refused every recipient
             await self._channel.reply(self._timeouts.content)
             self.begun = False
+
+    async def _in_step(self) -> None:
+        """Makes sure that a refusal of DATA, which fails mail for good, was not a stray reply before a late 354.
+
+        RSET, which is due before the next transaction anyway, would now be answered by that 354. Raises Broken.
+        """
+        try:
+            self._channel.say("RSET")
+            reply = await self._channel.reply(self._timeouts.quit)
+        except (Broken, Said):
+            return  # many a server hangs up after a refusal, and that is no doubt
+        if reply.code == 354:
+            self._astray(ASTRAY)
+        self.begun = not _done(reply)
+
+    def _astray(self, why: str) -> NoReturn:
+        """Each reply may have been meant for the command before, so none of them settles anything. Raises Broken."""
+        self._answers = [None] * len(self._rcpts)
+        raise Broken(why)
 
     async def _ask(self, command: str, seconds: float) -> Reply:
         """The reply to a command, sent now unless it left in the pipelined write. Raises Broken, Said."""
@@ -484,7 +358,3 @@ def _our(code: int, enhanced: str, why: str) -> Answer:
     return Answer(
         Stage.MAIL, Reply(code, enhanced, f"{why[0].upper()}{why[1:]}"), f"not sent by smtproute: {why}", ours=True
     )
-
-
-def _base64(octets: bytes) -> str:
-    return b64encode(octets).decode()

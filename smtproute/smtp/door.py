@@ -48,6 +48,13 @@ class Door(Protocol):
         """Drops the open transaction: RSET, EHLO, STARTTLS, a lost connection."""
         ...
 
+    def hurry(self) -> None:
+        """The client is gone, or the relay stops: `data` answers as soon as the message is on disk.
+
+        Comes at any time, also before `data` and while it runs, and more than once.
+        """
+        ...
+
     async def explain(self, client: Client, address: Address) -> Reply:
         """For VRFY and EXPN on a listener with `debug`: the address's decision in several lines (250)."""
         ...

@@ -5,59 +5,50 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import assert_never
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from smtproute.core.choice import Candidate
+from smtproute.core.limits import pause
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.settings import Endpoint, EndpointTls, Server
 from smtproute.core.transcript import Arrow, Line
-from smtproute.smtp.client import TIMEOUTS, Connection, Dialogue, Gone, Mail, Timeouts, Unreachable
+from smtproute.smtp.client import Connection, Dialogue, Gone, Mail
+from smtproute.smtp.opening import TIMEOUTS, Learnt, Opening, Terms, Timeouts, Unreachable
+from smtproute.smtp.race import Race, Runner
 from smtproute.smtp.sasl import Credentials
+from smtproute.smtp.tls import TlsFault, tls_context
 from smtproute.world import World
 
-__all__ = ["IDLE", "MAX_MESSAGES", "CaFileFault", "Pool", "tls_context"]
+__all__ = ["IDLE", "NobodyReached", "Pool", "Sent"]
 
 IDLE = 30.0
 """Seconds that a connection is kept unused: many messages to one endpoint share it, and servers that hang up on the
 idle (RFC 5321 4.5.3.2.7 grants five minutes, busy ones take less) rarely do so before us."""
-MAX_MESSAGES = 1000
-"""Messages on one connection: then a new one, so that load balancers and DNS changes get their say."""
 _TICK = 10.0
 """Seconds between two looks for connections that were idle too long."""
+_GLANCE = 1.0
+"""Seconds after which who waits for its turn looks whether a reload has changed the rate."""
+_VANISHED = "it is no longer an address of the server"
 
 
-class CaFileFault(Exception):
-    """An endpoint's `ca_file` cannot be read, or holds no certificate; the message names both."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One transaction, and with whom."""
+
+    candidate: Candidate
+    dialogue: Dialogue
+    unreached: tuple[tuple[Candidate, Unreachable], ...] = ()
+    """The candidates that failed before this one answered, or while it did."""
 
 
-def tls_context(endpoint: Endpoint) -> ssl.SSLContext | None:
-    """What an endpoint's TLS verifies, TLS 1.2 or later; None for `NEVER`. Raises CaFileFault.
+class NobodyReached(Exception):
+    """No candidate came as far as MAIL."""
 
-    Reads files and parses certificates: tens of milliseconds with the system's authorities.
-    """
-    match endpoint.tls:
-        case EndpointTls.NEVER:
-            return None
-        case EndpointTls.PREFER:
-            verify = False
-        case EndpointTls.REQUIRE | EndpointTls.IMPLICIT:
-            verify = endpoint.verify
-        case _:
-            assert_never(endpoint.tls)
-    if verify:
-        try:
-            context = ssl.create_default_context(cafile=endpoint.ca_file or None)
-        except OSError as error:
-            why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-            raise CaFileFault(f"endpoint.{endpoint.name}.ca_file = {endpoint.ca_file!r}: {why}") from None
-    else:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+    def __init__(self, unreached: tuple[tuple[Candidate, Unreachable], ...]) -> None:
+        super().__init__("; ".join(f"{candidate} {why}" for candidate, why in unreached))
+        self.unreached = unreached
+        """All of them."""
 
 
 _Key = tuple[Endpoint, Server, str]
@@ -82,6 +73,12 @@ class _Lane:
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
     kept: list[_Kept] = field(default_factory=list)
     """In the order of `since`."""
+    errands: set[_Errand] = field(default_factory=set)
+    """The messages that wait, are connected for, or are on their way."""
+    pacing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whose turn it is, by the rate: the others wait behind it."""
+    went: float | None = None
+    """When the last message had its turn."""
 
     async def enter(self, limit: int) -> None:
         """Takes a place, when there is one."""
@@ -123,6 +120,25 @@ class _Lane:
             yield self.kept.pop(0).connection
 
 
+@dataclass(slots=True, eq=False)
+class _Errand:
+    """One message for one endpoint."""
+
+    lane: _Lane
+    endpoint: Endpoint
+    mail: Mail
+    content: bytes
+    vanished: set[tuple[Server, str]] = field(default_factory=set)
+    """What is no address any more since this began."""
+
+    def lost(self, candidate: Candidate) -> bool:
+        """Whether the candidate has vanished."""
+        return (candidate.server, candidate.ip) in self.vanished
+
+    def key(self, candidate: Candidate) -> _Key:
+        return self.endpoint, candidate.server, candidate.ip
+
+
 class Pool:
     """Sends mail to candidates of endpoints over kept connections. One `run` owns the clearing away of idle ones."""
 
@@ -130,97 +146,171 @@ class Pool:
         self._helo = helo
         self._world = world
         self._timeouts = timeouts
-        self._contexts: dict[tuple[EndpointTls, bool, str], ssl.SSLContext | None] = {}
+        self._contexts: dict[tuple[EndpointTls, bool, str, str, str], ssl.SSLContext | None] = {}
+        self._rates: dict[str, float] = {}
         self._lanes: dict[str, _Lane] = {}
+        self._parting: list[Connection] = []
+        """Connections to addresses that vanished, for `run` to close."""
+        self._vanished = asyncio.Event()
 
-    def prepare(self, endpoints: Iterable[Endpoint]) -> None:
-        """Builds the TLS contexts of these endpoints anew, so that no delivery has to: at start and at each reload.
+    def prepare(self, endpoints: Collection[Endpoint]) -> None:
+        """What these endpoints need, so that no delivery has to wait for it: at start and at each reload.
 
-        Raises CaFileFault, and then nothing has changed.
+        Builds their TLS contexts anew, in tens of milliseconds. Raises TlsFault, and then nothing has changed.
         """
         self._contexts = {_settings(endpoint): tls_context(endpoint) for endpoint in endpoints}
+        self._rates = {endpoint.name: endpoint.rate for endpoint in endpoints}
 
-    async def send(self, endpoint: Endpoint, candidate: Candidate, mail: Mail, content: bytes) -> Dialogue:
-        """One transaction with one address of one server, waiting for a place under `max_connections` first.
+    async def turn(self, endpoint: Endpoint) -> None:
+        """Until the endpoint's `rate` lets another message go. Who comes first goes first."""
+        if not self._rate(endpoint):
+            return
+        lane = self._lane(endpoint.name)
+        async with lane.pacing:
+            while (rate := self._rate(endpoint)) and (seconds := pause(lane.went, rate, self._world.clock.now())):
+                await self._world.clock.sleep(min(seconds, _GLANCE))
+            lane.went = self._world.clock.now()
 
-        A kept connection that turns out dead before the server answered MAIL is replaced by a new one; nothing is
-        ever sent twice after that. Raises Unreachable, at STARTTLS where `ca_file` is at fault.
+    async def send(self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes) -> Sent:
+        """One transaction with the first of these candidates that is reached, by a kept connection or by a race.
+
+        It waits for a place under `max_connections` first, which counts messages: for a moment a race may hold more
+        sockets than that, on which nobody has been greeted yet. A kept connection to the first candidate that turns
+        out dead before the server answered MAIL is replaced by a new one; nothing is ever sent twice after that.
+        Raises NobodyReached.
         """
-        lane = self._lanes.setdefault(endpoint.name, _Lane())
-        await lane.enter(endpoint.max_connections)
+        lane = self._lane(endpoint.name)
+        errand = _Errand(lane, endpoint, mail, content)
+        lane.errands.add(errand)
         try:
-            return await self._send(lane, endpoint, candidate, mail, content)
+            await lane.enter(endpoint.max_connections)
+            try:
+                return await self._send(errand, candidates)
+            finally:
+                lane.leave()
         finally:
-            lane.leave()
+            lane.errands.remove(errand)
+
+    def vanished(self, endpoint: str, server: Server, ips: frozenset[str]) -> None:
+        """These are no addresses of the server any more: idle connections to them are closed, others after use."""
+        lane = self._lane(endpoint)
+        addresses = {(server, ip) for ip in ips}
+        for errand in lane.errands:
+            errand.vanished |= addresses
+        self._parting += [kept.connection for kept in lane.kept if kept.key[1:] in addresses]
+        lane.kept = [kept for kept in lane.kept if kept.key[1:] not in addresses]
+        self._vanished.set()
 
     async def run(self) -> None:
-        """Closes what has been idle too long, for ever."""
-        while True:
-            await self._world.clock.sleep(_TICK)
-            await self._part(self._world.clock.now() - IDLE)
+        """Closes what has been idle too long, and what `vanished` leaves, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_idle())
+            while True:
+                await self._vanished.wait()
+                self._vanished.clear()
+                parting, self._parting = self._parting, []
+                for connection in parting:
+                    group.create_task(connection.quit())
 
     async def close(self) -> None:
         """Closes every kept connection; called once nothing is being sent."""
         await self._part(None)
 
-    async def _send(
-        self, lane: _Lane, endpoint: Endpoint, candidate: Candidate, mail: Mail, content: bytes
-    ) -> Dialogue:
-        key = (endpoint, candidate.server, candidate.ip)
+    def _lane(self, endpoint: str) -> _Lane:
+        return self._lanes.setdefault(endpoint, _Lane())
+
+    def _rate(self, endpoint: Endpoint) -> float:
+        return self._rates.get(endpoint.name, endpoint.rate)
+
+    async def _send(self, errand: _Errand, candidates: Sequence[Candidate]) -> Sent:
+        """Raises NobodyReached."""
+        first = candidates[0]
         before: tuple[Line, ...] = ()
-        kept = lane.take(key)
+        kept = errand.lane.take(errand.key(first))
         if kept is not None:
             try:
-                return await self._transact(lane, key, kept, mail, content)
+                return Sent(first, await self._transact(errand, first, kept))
             except Gone as gone:
                 before = gone.transcript
-        for connection in lane.surplus():
+        for connection in errand.lane.surplus():
             await connection.quit()
-        try:
-            connection = await self._open(endpoint, candidate)
-        except Unreachable as unreachable:
-            raise Unreachable(unreachable.answer, before + unreachable.transcript) from None
-        dialogue = await self._transact(lane, key, connection, mail, content)
-        return replace(dialogue, transcript=before + dialogue.transcript)
+        candidate, connection, unreached = await self._reach(errand, candidates, before)
+        return Sent(candidate, await self._transact(errand, candidate, connection), unreached)
 
-    async def _open(self, endpoint: Endpoint, candidate: Candidate) -> Connection:
+    async def _reach(
+        self, errand: _Errand, candidates: Sequence[Candidate], before: tuple[Line, ...]
+    ) -> tuple[Candidate, Connection, tuple[tuple[Candidate, Unreachable], ...]]:
+        """A new connection, to whom, and who failed; `before` is told of the first. Raises NobodyReached."""
+        unreached: dict[Candidate, Unreachable] = {}
+        try:
+            terms = self._terms(errand.endpoint)
+        except TlsFault as fault:
+            note = Line(Arrow.NOTE, self._world.clock.now(), str(fault))
+            at_fault = Unreachable(Answer(Stage.STARTTLS, None, str(fault)), (*before, note), Learnt())
+            raise NobodyReached(tuple((candidate, at_fault) for candidate in candidates)) from None
+        while waiting := [candidate for candidate in candidates if candidate not in unreached]:
+            runners = []
+            for candidate in waiting:
+                told = before if candidate == candidates[0] else ()
+                opening = Opening(candidate.server, candidate.ip, terms, self._world, told)
+                if errand.lost(candidate):
+                    unreached[candidate] = opening.give_up(Stage.RESOLVE, _VANISHED)
+                else:
+                    runners.append(Runner(candidate, opening))
+            won = await Race(runners, self._timeouts).winner()
+            unreached |= {runner.candidate: runner.failure for runner in runners if runner.failure is not None}
+            if won is None:
+                continue
+            try:
+                await won.opening.enter()
+            except Unreachable as unreachable:
+                unreached[won.candidate] = unreachable
+                continue
+            if not errand.lost(won.candidate):
+                return won.candidate, Connection(won.opening), tuple(unreached.items())
+            unreached[won.candidate] = won.opening.give_up(Stage.RESOLVE, _VANISHED)
+        raise NobodyReached(tuple(unreached.items()))
+
+    def _terms(self, endpoint: Endpoint) -> Terms:
+        """Raises TlsFault."""
         settings = _settings(endpoint)
         if settings not in self._contexts:
-            try:
-                self._contexts[settings] = tls_context(endpoint)
-            except CaFileFault as fault:
-                note = Line(Arrow.NOTE, self._world.clock.now(), str(fault))
-                raise Unreachable(Answer(Stage.STARTTLS, None, str(fault)), (note,)) from None
-        return await Connection.open(
-            candidate.server,
-            candidate.ip,
-            tls=endpoint.tls,
-            context=self._contexts[settings],
-            helo=self._helo,
-            world=self._world,
-            credentials=Credentials(endpoint.username, endpoint.password.encode()) if endpoint.username else None,
-            lmtp=endpoint.lmtp,
-            timeouts=self._timeouts,
+            self._contexts[settings] = tls_context(endpoint)
+        return Terms(
+            endpoint.tls,
+            self._contexts[settings],
+            self._helo,
+            endpoint.tls_name,
+            Credentials(endpoint.username, endpoint.password.encode()) if endpoint.username else None,
+            endpoint.lmtp,
+            self._timeouts,
         )
 
-    async def _transact(self, lane: _Lane, key: _Key, connection: Connection, mail: Mail, content: bytes) -> Dialogue:
+    async def _transact(self, errand: _Errand, candidate: Candidate, connection: Connection) -> Dialogue:
         """Raises Gone, on a kept connection only."""
         usable = False
         try:
-            dialogue = await connection.send(mail, content)
+            dialogue = await connection.send(errand.mail, errand.content)
             usable = dialogue.usable
         finally:
             if not usable:
                 connection.abort()
-        if usable and connection.transactions < MAX_MESSAGES:
-            lane.kept.append(_Kept(key, connection, self._world.clock.now()))
-        elif usable:
+        if not usable:
+            return dialogue
+        if errand.lost(candidate) or connection.transactions >= errand.endpoint.max_messages:
             await connection.quit()
+        else:
+            errand.lane.kept.append(_Kept(errand.key(candidate), connection, self._world.clock.now()))
         return dialogue
+
+    async def _watch_idle(self) -> None:
+        while True:
+            await self._world.clock.sleep(_TICK)
+            await self._part(self._world.clock.now() - IDLE)
 
     async def _part(self, before: float | None) -> None:
         """Says QUIT on every connection that was last used before this time (None: on all), on all at once."""
-        parting: list[Connection] = []
+        parting, self._parting = self._parting, []
         for lane in self._lanes.values():
             while lane.kept and (before is None or lane.kept[0].since <= before):
                 parting.append(lane.kept.pop(0).connection)
@@ -229,5 +319,6 @@ class Pool:
                 group.create_task(connection.quit())
 
 
-def _settings(endpoint: Endpoint) -> tuple[EndpointTls, bool, str]:
-    return endpoint.tls, endpoint.verify, endpoint.ca_file
+def _settings(endpoint: Endpoint) -> tuple[EndpointTls, bool, str, str, str]:
+    """What its TLS context depends on."""
+    return endpoint.tls, endpoint.verify, endpoint.ca_file, endpoint.certificate, endpoint.key

@@ -70,6 +70,18 @@ _FAULT_BEFORE = Reply(451, "4.3.0", "The transaction was dropped when something 
 _FAULT_AT_CONNECT = Reply(421, "4.3.0", "Something failed here, and it was noted: connect again later")
 
 
+class _Secured(asyncio.StreamReaderProtocol):
+    """Takes the session's place at the transport once STARTTLS has begun, and tells when the client is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop, gone: Callable[[], None]) -> None:
+        super().__init__(reader, loop=loop)
+        self._gone = gone
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        pass
+
+
 class Session(SMTP):
     """One connection. Once it stands, `serve` is the whole conversation."""
 
@@ -129,12 +141,17 @@ class Session(SMTP):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def eof_received(self) -> bool | None:
-        """The client has sent everything, and may still be waiting for our replies: nothing is cancelled."""
+        """The client has sent everything, and may still be waiting for our replies: nothing is cancelled.
+
+        Nor can it be told from one that is gone: it gets them without delay.
+        """
+        pass
         return super(SMTP, self).eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The next read or write will tell. A Door that is committing goes on."""
         super(SMTP, self).connection_lost(error)
+        pass
 
     # What the listener does with it.
 
@@ -145,6 +162,7 @@ class Session(SMTP):
     def shut_down(self) -> None:
         """Ends the session as soon as no transaction is open: now, if it is idle."""
         self._draining = True
+        pass
         if not self._in_transaction and self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self.loop.time())
 
@@ -535,7 +553,7 @@ class Session(SMTP):
         self._negotiating = True
         self._lines = wire.CommandLines()
         reader = asyncio.StreamReader(limit=_CHUNK, loop=self.loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
+        protocol = _Secured(reader, self.loop, self._door.hurry)
         try:
             async with asyncio.timeout(min(HANDSHAKE, self._limits.timeout)) as self._waiting:
                 transport = await self.loop.start_tls(self.transport, protocol, self._context, server_side=True)

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from smtproute.spool.queue import Entry
+from smtproute.spool.queue import Entry, left_out
 
 __all__ = ["READY", "Claims", "Key"]
 
@@ -34,7 +34,7 @@ class Claims:
         """With how many doubts there had been when it was claimed, or found to be unchanged."""
         self._doubts = 0
         self._without: frozenset[str] = frozenset()
-        """Places that nothing is claimed for now: what is due for them waits in the database."""
+        """Places, or what places begin with, that nothing is claimed for now: what is due there is in the database."""
         self._looking = False
         self._let_go: set[Key] = set()
         """Settled since the look under way began, which may have seen them unsettled."""
@@ -54,9 +54,9 @@ class Claims:
         if self._without - places:
             self.next_due = -math.inf
         if places - self._without:
-            kept = [entry for entry in self._ready if entry.delivery.place not in places]
-            self._taken.difference_update(_key(entry) for entry in self._ready if entry.delivery.place in places)
-            self._ready = deque(kept)
+            dropped = [entry for entry in self._ready if left_out(entry.place, places)]
+            self._taken.difference_update(_key(entry) for entry in dropped)
+            self._ready = deque(entry for entry in self._ready if _key(entry) in self._taken)
         self._without = places
 
     def take(self, limit: int) -> list[Entry]:
@@ -92,12 +92,12 @@ class Claims:
         """They are durable. They are ready, unless older ones still wait in the database, or there are too many."""
         keeps_up = self.next_due > now and len(self._ready) + len(entries) <= READY
         for entry in entries:
-            left_out = entry.delivery.place in self._without
-            if keeps_up and not left_out:
+            wanted = not left_out(entry.place, self._without)
+            if keeps_up and wanted:
                 self._ready.append(entry)
             else:
                 self._taken.discard(_key(entry))
-                if not left_out:
+                if wanted:
                     self.next_due = min(self.next_due, entry.due_at)
 
     def refused(self, entries: Iterable[Entry]) -> None:
@@ -129,7 +129,7 @@ class Claims:
         self._taken.update(aside)
         for entry in entries:
             key = _key(entry)
-            if key not in self._taken and key not in let_go and entry.delivery.place not in self._without:
+            if key not in self._taken and key not in let_go and not left_out(entry.place, self._without):
                 self._taken.add(key)
                 self._ready.append(entry)
         self.next_due = min(self.next_due, next_due)

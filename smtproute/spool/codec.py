@@ -139,6 +139,10 @@ def pack_delivery(delivery: Delivery) -> str:
             "says": refusal.says,
             "detail": refusal.detail,
         }
+    if delivery.held:
+        value["held"] = True
+    if delivery.deliberate:
+        value["deliberate"] = True
     return _encode(value)
 
 
@@ -158,6 +162,8 @@ def unpack_delivery(plan: str) -> Delivery:
         rule=value.text("rule"),
         seal=value.flag("seal", True),
         refusal=None if refusal is None else _unpack_refusal(_Record(refusal)),
+        held=value.flag("held"),
+        deliberate=value.flag("deliberate"),
     )
 
 

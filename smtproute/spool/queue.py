@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -30,6 +30,7 @@ __all__ = [
     "SpoolVersion",
     "Staged",
     "State",
+    "left_out",
 ]
 
 LARGEST_ROW = 256 * 1024
@@ -92,6 +93,28 @@ class Entry:
     """Seconds since the epoch; when it is to be tried (again)."""
     last: str = ""
     """What the last attempt came to, in words."""
+
+    @property
+    def sender(self) -> str:
+        """The domain of the reverse-path; the null one, of DSNs, is a group of its own."""
+        reverse_path = self.message.envelope.reverse_path
+        return reverse_path.domain.key if reverse_path is not None else "<>"
+
+    @property
+    def place(self) -> str:
+        """Where it goes, from whose domain, to whose: `endpoint far/from.example/to.example`.
+
+        Deliveries wait for those of their own place, or of what it begins with, and for no others.
+        """
+        return f"{self.delivery.place}/{self.sender}/{self.delivery.address.domain.key}"
+
+
+def left_out(place: str, without: Set[str]) -> bool:
+    """Whether a place, or what it begins with (`endpoint far`, `endpoint far/from.example`), is among these."""
+    if not without:
+        return False
+    sender, _, _ = place.rpartition("/")
+    return place in without or sender in without or sender.rpartition("/")[0] in without
 
 
 class Staged(Protocol):
@@ -173,7 +196,10 @@ class Spool(Protocol):
         ...
 
     async def accept(self, accepted: Accepted) -> None:
-        """On return the message is durable. Raises SpoolFull, SpoolFailed, and then nothing is kept."""
+        """On return the message is durable, and what its route holds is HELD.
+
+        Raises SpoolFull, SpoolFailed, and then nothing is kept.
+        """
         ...
 
     async def claim(
@@ -181,7 +207,7 @@ class Spool(Protocol):
     ) -> tuple[Sequence[Entry], float | None]:
         """Up to `limit` due deliveries, now the caller's until it settles them, and when the next one is due.
 
-        None for the places `without` (`Delivery.place`), which have no room now.
+        None for the places `without` (`Entry.place`, or what it begins with), which have no room now.
 
         Raises SpoolFailed.
         """
@@ -192,6 +218,11 @@ class Spool(Protocol):
 
         The others are not the caller's any more. Asked before an attempt begins. Raises SpoolFailed.
         """
+        ...
+
+    @property
+    def doubts(self) -> int:
+        """How many times an operator's change was noticed."""
         ...
 
     async def wait(self) -> None:

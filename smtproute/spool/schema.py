@@ -80,6 +80,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX event_message ON event (message)",
     ),
+    (
+        # A place had no domains in it (`Entry.place`). What cannot be read stays as it is: nothing is made of it.
+        """UPDATE delivery SET place = place || '/' || coalesce(
+                (SELECT coalesce(json_extract(head, '$.reverse_path[2]'), json_extract(head, '$.reverse_path[1]'))
+                 FROM message WHERE id = delivery.message),
+                '<>'
+            ) || '/' || coalesce(json_extract(plan, '$.address[2]'), json_extract(plan, '$.address[1]'), '')
+            WHERE state IN ('queued', 'held') AND json_valid(plan)
+            AND EXISTS (SELECT 1 FROM message WHERE id = delivery.message AND json_valid(head))""",
+    ),
 )
 """What brings a spool of version n to n + 1; `user_version` counts how many have been applied. Only ever appended to:
 the spools of every release open in the next."""

@@ -164,6 +164,11 @@ class SqliteSpool(Reading):
             self._news.set()
         return kept
 
+    @property
+    def doubts(self) -> int:
+        """See `Spool.doubts`."""
+        return self._claims.doubts
+
     async def wait(self) -> None:
         """Until there may be something new to claim. For one task."""
         await self._news.wait()
@@ -257,7 +262,7 @@ class SqliteSpool(Reading):
         return content
 
     def _arriving(self, accepted: Accepted, body: StagedBody | None, rows: Rows) -> list[Entry]:
-        """Puts the message into `rows`; its deliveries as they will be claimed."""
+        """Puts the message into `rows`; its deliveries as they will be claimed, without those that are held."""
         message = accepted.message
         number = next(self._numbers)
         if body is not None:
@@ -271,14 +276,14 @@ class SqliteSpool(Reading):
             raise ValueError(f"{message.id} has {size} octets, not {message.size}")
         rows.message(number, message, Body.ROW if body is None else Body.FILE, len(accepted.deliveries))
         entries = [
-            Entry(message, each, delivery, State.QUEUED, 0, message.received_at)
+            Entry(message, each, delivery, State.HELD if delivery.held else State.QUEUED, 0, message.received_at)
             for each, delivery in enumerate(accepted.deliveries)
         ]
         for entry in entries:
             rows.delivery(entry)
         for event in accepted.events:
             rows.event(event)
-        return entries
+        return [entry for entry in entries if entry.state is State.QUEUED]
 
     def _arrived(self, arriving: Sequence[tuple[Accepted, list[Entry]]], error: SpoolFailed | None) -> None:
         for accepted, entries in arriving:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, assert_never
 from smtproute.core.event import Event, Happening
 from smtproute.core.outcome import Result
 from smtproute.spool import codec
-from smtproute.spool.queue import Change, Entry, Message, Settlement, SpoolFailed, State
+from smtproute.spool.queue import Change, Entry, Message, Settlement, SpoolFailed, State, left_out
 from smtproute.spool.schema import Body, KeptFor
 
 __all__ = [
@@ -95,7 +95,7 @@ class Rows:
                 entry.due_at,
                 entry.last,
                 codec.pack_delivery(entry.delivery),
-                entry.delivery.place,
+                entry.place,
             )
         )
 
@@ -112,6 +112,8 @@ class Rows:
                 state = State.QUEUED
             case Result.FAILED:
                 state = State.FAILED
+            case Result.WITHDRAWN:
+                state = State.REMOVED
             case _:
                 assert_never(outcome.result)
         last = str(outcome.refusal).encode("utf-8", "backslashreplace").decode()
@@ -299,7 +301,7 @@ def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]],
             )
         ) as waiting:
             for due_at, message, number, place in waiting:
-                if place in without or (message, number) in taken:
+                if (message, number) in taken or left_out(place, without):
                     continue
                 if due_at > now or len(keys) == limit:
                     next_due = due_at

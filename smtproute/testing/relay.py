@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from smtproute.app import Relay
 from smtproute.config.load import load
 from smtproute.core.event import Event, Happening
+from smtproute.smtp.opening import TIMEOUTS, Timeouts
 from smtproute.world import World
 
 __all__ = ["Journal", "running"]
@@ -52,10 +53,21 @@ class Journal:
 
 @contextlib.asynccontextmanager
 async def running(
-    file: str | None, environ: Mapping[str, str], *, emit: Journal, world: World | None = None
+    file: str | None,
+    environ: Mapping[str, str],
+    *,
+    emit: Journal,
+    world: World | None = None,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> AsyncIterator[Relay]:
-    """A relay with this configuration file and these overrides, as `smtproute serve` would run it."""
+    """A relay with this configuration file and these overrides, as `smtproute serve` would run it.
+
+    `timeouts`: how long it waits for the servers that it sends to.
+    """
     async with Relay.running(
-        lambda: load(file, environ, fqdn=lambda: "localhost.localdomain"), world=world or World(), emit=emit
+        lambda: load(file, environ, fqdn=lambda: "localhost.localdomain"),
+        world=world or World(),
+        emit=emit,
+        timeouts=timeouts,
     ) as relay:
         yield relay

@@ -20,7 +20,8 @@ import socket
 import ssl
 import struct
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -34,6 +35,7 @@ __all__ = [
     "Action",
     "Drop",
     "Hang",
+    "Mute",
     "Raw",
     "Received",
     "Reset",
@@ -42,6 +44,7 @@ __all__ = [
     "Upstream",
     "Verb",
     "Wait",
+    "blackhole",
     "on",
 ]
 
@@ -90,7 +93,12 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Say nothing more, and read nothing more, until the client goes away or the server ends."""
+    """Say nothing more, and read nothing more, until the server ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """Say nothing more, and read on, until the client goes away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,7 @@ class Wait:
     until: float | asyncio.Event
 
 
-Action = str | Raw | Drop | Reset | Hang | Wait
+Action = str | Raw | Drop | Reset | Hang | Mute | Wait
 """A text is a reply, "550 5.1.1 No such user"; further lines of it come after "\\n"."""
 
 
@@ -121,6 +129,16 @@ class Rule:
 def on(verb: str, *actions: Action, match: str = "", times: int | None = None, after: int = 0) -> Rule:
     """A rule in one line."""
     return Rule(Verb(verb), actions, match, times, after)
+
+
+@contextmanager
+def blackhole(host: str = "127.0.0.1") -> Iterator[int]:
+    """A port that answers no attempt to connect, as behind a firewall that drops: its queue is full."""
+    with socket.create_server((host, 0), backlog=0) as full, socket.socket() as first, socket.socket() as second:
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +172,8 @@ class Session:
     number: int
     helo: str = ""
     tls: str = ""
+    certificate: bytes = b""
+    """The client's, in DER, where the TLS context asks for one."""
     login: str = ""
     open: bool = True
     transcript: list[Line] = field(default_factory=list)
@@ -194,6 +214,8 @@ class Upstream:
         self.received: list[Received] = []
         self.sessions: list[Session] = []
         """Every connection so far."""
+        self.peak = 0
+        """The most connections that were open at once."""
         self.tls = tls
         self.users = users
         self.mechanisms = mechanisms
@@ -236,6 +258,10 @@ class Upstream:
         await self._until(lambda: len(self.received) >= messages, seconds)
         return self.received[:messages]
 
+    async def connected(self, connections: int = 1, seconds: float = 30.0) -> None:
+        """Until so many connections have been made. Raises TimeoutError."""
+        await self._until(lambda: self.connections >= connections, seconds)
+
     async def quiet(self, seconds: float = 30.0) -> None:
         """Until no connection is open. Raises TimeoutError."""
         await self._until(lambda: not any(session.open for session in self.sessions), seconds)
@@ -263,6 +289,8 @@ class Upstream:
     def _accept(self, peer: _Peer) -> None:
         session = Session(len(self.sessions) + 1)
         self.sessions.append(session)
+        self.peak = max(self.peak, sum(each.open for each in self.sessions))
+        self.happened()
         task = self._group.create_task(_Dialogue(self, peer, session).run())
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -603,6 +631,9 @@ class _Dialogue:
                 case Hang():
                     self._peer.transport.pause_reading()
                     await asyncio.Event().wait()
+                case Mute():
+                    while True:
+                        await self._peer.more()
                 case Wait():
                     if isinstance(action.until, asyncio.Event):
                         await action.until.wait()
@@ -637,7 +668,9 @@ class _Dialogue:
 
     def _name_tls(self) -> None:
         secured = self._peer.transport.get_extra_info("ssl_object")
-        self._session.tls = f"{secured.version()} {secured.cipher()[0]}" if secured is not None else ""
+        if secured is not None:
+            self._session.tls = f"{secured.version()} {secured.cipher()[0]}"
+            self._session.certificate = secured.getpeercert(True) or b""
 
     def _peername(self) -> str:
         peer = self._peer.transport.get_extra_info("peername")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
-from typing import TextIO, assert_never
+from typing import Any, TextIO, assert_never
 
 import structlog
 
@@ -30,13 +30,14 @@ def log_to(stream: TextIO, form: LogFormat) -> Emit:
     logger = structlog.wrap_logger(structlog.PrintLogger(stream), processors=[renderer]).bind()
 
     def emit(event: Event) -> None:
-        facts = {
-            name: value for name, value in event.facts.items() if name not in _TOO_LONG and value not in ("", None)
-        }
+        facts = {name: _shown(value) for name, value in event.facts.items() if name not in _TOO_LONG}
+        facts = {name: value for name, value in facts.items() if value not in ("", None)}
         if event.what is Happening.PLANNED:
             facts["to"] = ", ".join(
                 f"{copy['kind']} {copy['endpoint'] or copy['address']}" for copy in event.facts["deliveries"]
             )
+        if event.what in (Happening.DEFERRED, Happening.FAILED, Happening.WITHDRAWN) and "detail" in facts:
+            facts["detail"] = f"{facts['says']}: {facts['detail']}"
         if event.what is Happening.VERDICT:
             facts["verdicts"] = "; ".join(event.facts["verdicts"])
         at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -44,3 +45,7 @@ def log_to(stream: TextIO, form: LogFormat) -> Emit:
             logger.msg(str(event.what), timestamp=at, **({"id": event.message} if event.message else {}), **facts)
 
     return emit
+
+
+def _shown(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

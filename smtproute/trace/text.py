@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from smtproute.core.event import Event, Happening
+from smtproute.core.settings import Mode
 from smtproute.core.transcript import legible
 
 __all__ = ["clock", "render", "transcript"]
@@ -56,19 +57,25 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             at = f" at {facts['ip']}" if facts["ip"] != facts["server"] else ""
             where = f"{facts['server']}{at} ({facts['source']}{standby})"
             return [f"endpoint {facts['endpoint']}: {where}{secured}{sealed}", *said]
-        case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED:
+        case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED | Happening.WITHDRAWN:
             return _outcome(event)
+        case Happening.ANSWERED:
+            return [f"the client heard: {facts['reply']}"]
         case Happening.UNSEALED:
             return [f"endpoint {facts['endpoint']}: {facts['why']}"]
+        case Happening.RESOLVED:
+            changes = [f"{change} {', '.join(facts[change])}" for change in ("appeared", "vanished") if facts[change]]
+            return [f"endpoint {facts['endpoint']}: {'; '.join((facts['server'], *changes))}; now {facts['now']}"]
         case Happening.BOUNCED:
             return [f"DSN {facts['dsn']} to {facts['to']}" if facts["dsn"] else f"no DSN: {facts['why']}"]
+        case Happening.HELD if "rule" in facts:
+            return [f"{facts['address']} by {facts['rule']}, until the operator releases it"]
         case Happening.HELD | Happening.RELEASED | Happening.RETRIED | Happening.REMOVED:
             return ["by the operator"]
+        case Happening.DOWNGRADED:
+            return [f"endpoint {facts['endpoint']}: {facts['server']} at {facts['ip']} in plain text: {facts['why']}"]
         case (
-            Happening.WITHDRAWN
-            | Happening.DOWNGRADED
-            | Happening.RESOLVED
-            | Happening.RESTING
+            Happening.RESTING
             | Happening.RECOVERED
             | Happening.LISTENING
             | Happening.RELOADED
@@ -99,7 +106,8 @@ def _planned(facts: Mapping[str, Any]) -> list[str]:
     lines += [f"  {rule}  {tried}: {why}" for rule, tried, why in facts["steps"]]
     for copy in facts["deliveries"]:
         endpoint = f" {copy['endpoint']}" if copy["endpoint"] else ""
-        lines.append(f"  => {copy['kind']}{endpoint} for {copy['address']} ({copy['rule']})")
+        what = f"hold, then {'endpoint' if endpoint else 'capture'}" if copy["kind"] == Mode.HOLD else copy["kind"]
+        lines.append(f"  => {what}{endpoint} for {copy['address']} ({copy['rule']})")
     return lines + [f"  note: {note}" for note in facts["notes"]]
 
 

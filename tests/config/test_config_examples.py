@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from smtproute.config import load
 from smtproute.core.address import Address
 from smtproute.core.aliases import expand
-from smtproute.core.settings import Discover, Mode, Role, Server, SignBy
+from smtproute.core.settings import Discover, EndpointTls, Mode, Role, Server, SignBy
 from smtproute.core.snapshot import Snapshot
 
 EXAMPLES = Path(__file__).parents[2] / "config"
@@ -39,7 +39,14 @@ def loaded(name: str, folder: Path, *, whole: bool) -> Snapshot:
     (folder / "docker-data/dms/config/postfix-virtual.cf").write_text("sales@example.org team@partner.example\n")
     (folder / "docker-data/dms/certs").mkdir()
     (folder / "docker-data/dms/config/mailserver.env").rename(folder / "mailserver.env")
-    for file in ("mx.pem", "mx.key", "docker-data/dms/certs/fullchain.pem", "docker-data/dms/certs/privkey.pem"):
+    (folder / "provider.password").write_text("secret\n")
+    for file in (
+        "mx.pem",
+        "mx.key",
+        "internal-ca.pem",
+        "docker-data/dms/certs/fullchain.pem",
+        "docker-data/dms/certs/privkey.pem",
+    ):
         (folder / file).touch()
     return load(str(folder / f"{name}.toml"), {}, fqdn=lambda: "host.example.org")
 
@@ -66,10 +73,14 @@ def test_docker_mailserver_to_the_internet(tmp_path: Path) -> None:
 
 def test_sidecar_and_gitlab(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    assert loaded("sidecar", tmp_path / "a", whole=False).routing.default.endpoint == "provider"
+    sidecar = loaded("sidecar", tmp_path / "a", whole=False)
+    assert sidecar.routing.default.endpoint == "provider"
+    provider = sidecar.settings.endpoints["provider"]
+    assert (provider.tls, provider.username, provider.password) == (EndpointTls.REQUIRE, "app@example.org", "secret")
     (tmp_path / "b").mkdir()
     gitlab = loaded("gitlab", tmp_path / "b", whole=False).settings
     assert gitlab.listeners["mx"].role is Role.INBOUND
+    assert gitlab.endpoints["gitlab"].tls is EndpointTls.REQUIRE
     assert gitlab.endpoints["gitlab"].backup == (Server("gitlab-standby.internal"),)
     assert gitlab.resolver.static["gitlab.internal"] == ("10.0.0.5",)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtproute.config import Mistake, load
-from smtproute.core.settings import Server
+from smtproute.core.settings import Server, Settings
 
 
 def servers(*written: str) -> tuple[Server, ...]:
@@ -127,3 +127,81 @@ def test_a_name_is_taken(written: str, server: Server) -> None:
 )
 def test_what_is_no_name_is_refused(written: str, why: str) -> None:
     assert why in refused(written)
+
+
+# Every place that wants a host name
+
+
+def said(place: str, written: str) -> Settings:
+    """The settings with this host name in one place."""
+    environ = {
+        "servers": {"SMTPROUTE__ENDPOINT__X__SERVERS": json.dumps([written])},
+        "backup": {
+            "SMTPROUTE__ENDPOINT__X__SERVERS": '["first.example"]',
+            "SMTPROUTE__ENDPOINT__X__BACKUP": json.dumps([written]),
+        },
+        "tls_name": {
+            "SMTPROUTE__ENDPOINT__X__SERVERS": '["first.example"]',
+            "SMTPROUTE__ENDPOINT__X__TLS": "require",
+            "SMTPROUTE__ENDPOINT__X__TLS_NAME": json.dumps(written),
+        },
+        "static": {"SMTPROUTE__RESOLVER__STATIC": f"{{ {json.dumps(written)} = ['10.0.0.5'] }}"},
+    }[place]
+    return load(None, environ, fqdn=lambda: "h.example").settings
+
+
+def name_in(place: str, settings: Settings) -> str:
+    match place:
+        case "servers":
+            return settings.endpoints["x"].servers[0].host
+        case "backup":
+            return settings.endpoints["x"].backup[0].host
+        case "tls_name":
+            return settings.endpoints["x"].tls_name
+        case _:
+            return next(iter(settings.resolver.static))
+
+
+PLACES = ["servers", "backup", "tls_name", "static"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "written",
+    [
+        "10.0.0.5",
+        "::1",
+        "0x0a000005",
+        "..",
+        ".",
+        "",
+        "-bad-",
+        "bad-",
+        "-bad.example",
+        "a..b",
+        ".a",
+        "a_b",
+        "a b",
+        "10.0.0.256",
+    ],
+)
+def test_no_place_takes_what_is_no_host_name(place: str, written: str) -> None:
+    with pytest.raises(Mistake) as caught:
+        said(place, written)
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("GITLAB.Internal", "gitlab.internal"),
+        ("gitlab.internal.", "gitlab.internal"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("localhost", "localhost"),
+        ("3com.example", "3com.example"),
+    ],
+)
+def test_every_place_takes_a_host_name(place: str, written: str, name: str) -> None:
+    assert name_in(place, said(place, written)) == name

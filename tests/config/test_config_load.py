@@ -15,10 +15,12 @@ from smtproute.core.settings import (
     Accounts,
     Arc,
     ArcKey,
+    Balance,
     BareNewline,
     Discover,
     Endpoint,
     EndpointTls,
+    Family,
     Limits,
     Listener,
     ListenerTls,
@@ -26,6 +28,7 @@ from smtproute.core.settings import (
     LogFormat,
     Mode,
     Queue,
+    ReplyAfter,
     Resolver,
     Role,
     Server,
@@ -69,6 +72,7 @@ def test_no_file_is_a_trusted_capture(tmp_path: Path) -> None:
 def test_every_key(tmp_path: Path) -> None:
     for name in ("mx.pem", "mx.key", "ca.pem", "key.txt", "hosts", "people.cf", "aliases", "patterns"):
         (tmp_path / name).touch()
+    (tmp_path / "password").write_text("secret\n")
     (tmp_path / "people.cf").write_text("anna@example.org|{SHA512-CRYPT}x|userdb_x=y\n")
     snapshot = loaded("""
         hostname = "MX.example.org."
@@ -94,6 +98,8 @@ def test_every_key(tmp_path: Path) -> None:
         bind = ":0"
         role = "trusted"
         seal = true
+        reply = "delivered"
+        proxy_timeout = "10s"
         [endpoint.gitlab]
         servers = ["gitlab.internal:4025", "b.internal"]
         backup = ["c.internal"]
@@ -101,7 +107,16 @@ def test_every_key(tmp_path: Path) -> None:
         tls = "require"
         ca_file = "ca.pem"
         verify = false
+        balance = "round-robin"
+        family = "ipv6"
+        tls_name = "Mail.Example.org."
+        certificate = "mx.pem"
+        key = "mx.key"
+        username = "anna"
+        password_file = "password"
         max_connections = 3
+        max_messages = 50
+        rate = "600/m"
         seal = false
         [endpoint.internet]
         discover = "recipient"
@@ -121,6 +136,8 @@ def test_every_key(tmp_path: Path) -> None:
         static = { "Gitlab.internal" = ["10.0.0.5", "2001:DB8::5"] }
         hosts_file = "hosts"
         servers = ["127.0.0.1:5353", "[::1]:53", "[::1]", "::1", "192.0.2.53"]
+        watch = "0s"
+        stale = "2h"
         [arc]
         sign = "example.org"
         [arc.keys."Example.org"]
@@ -164,19 +181,36 @@ def test_every_key(tmp_path: Path) -> None:
                 BareNewline.NORMALIZE,
                 debug=True,
             ),
-            "app": Listener("app", "", 0, Role.TRUSTED, trusted_networks=LOOPBACK, seal=True),
+            "app": Listener(
+                "app",
+                "",
+                0,
+                Role.TRUSTED,
+                trusted_networks=LOOPBACK,
+                seal=True,
+                reply=ReplyAfter.DELIVERED,
+                proxy_timeout=10.0,
+            ),
         },
         endpoints={
             "gitlab": Endpoint(
                 "gitlab",
-                (Server("gitlab.internal", 4025), Server("b.internal", 25)),
-                (Server("c.internal", 25),),
-                Discover.A,
-                EndpointTls.REQUIRE,
-                f"{here}/ca.pem",
+                servers=(Server("gitlab.internal", 4025), Server("b.internal", 25)),
+                backup=(Server("c.internal", 25),),
+                balance=Balance.ROUND_ROBIN,
+                family=Family.IPV6,
+                tls=EndpointTls.REQUIRE,
+                ca_file=f"{here}/ca.pem",
                 verify=False,
+                tls_name="mail.example.org",
+                certificate=f"{here}/mx.pem",
+                key=f"{here}/mx.key",
                 max_connections=3,
+                max_messages=50,
+                rate=10.0,
                 seal=False,
+                username="anna",
+                password="secret",
             ),
             "internet": Endpoint("internet", discover=Discover.RECIPIENT),
         },
@@ -186,6 +220,8 @@ def test_every_key(tmp_path: Path) -> None:
             {"gitlab.internal": ("10.0.0.5", "2001:db8::5")},
             f"{here}/hosts",
             ("127.0.0.1:5353", "[::1]:53", "[::1]", "::1", "192.0.2.53"),
+            watch=0.0,
+            stale=7200.0,
         ),
         arc=Arc(
             SignBy.DOMAIN,
@@ -291,9 +327,11 @@ def test_paths_start_at_the_file_or_for_variables_at_the_working_folder(tmp_path
         maildir = "mail"
         [endpoint.a]
         servers = ["a.b"]
+        tls = "require"
         ca_file = "ca.pem"
         [endpoint.b]
         servers = ["a.b"]
+        tls = "require"
     """)
     settings = load(
         "etc/x.toml",

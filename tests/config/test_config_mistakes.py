@@ -18,6 +18,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("mx.pem", "mx.key", "key.txt", "other.key"):
         (tmp_path / name).write_text("-----BEGIN\n")
+    (tmp_path / "pw").write_text("not-to-be-shown\n")
     (tmp_path / "accounts.cf").write_text("anna@example.org|{SHA512-CRYPT}x\n")
     (tmp_path / "virtual.cf").write_text("@example.com anna@example.org\nroot anna@example.org\n")
     (tmp_path / "dms").mkdir()
@@ -37,6 +38,7 @@ def mistakes(text: str | bytes, environ: dict[str, str] | None = None) -> tuple[
 
 
 GITLAB = '[endpoint.gitlab]\nservers = ["gitlab.internal"]\n'
+TLS = '[endpoint.x]\nservers = ["a.b"]\ntls = "require"\n'
 INBOUND = '[listener.mx]\nbind = "127.0.0.1:0"\nrole = "inbound"\n'
 MX = '[listener.mx]\ncertificate = "mx.pem"\nkey = "mx.key"\n'
 ARC = '[arc.keys."example.org"]\nselector = "mail"\nfile = "key.txt"\n'
@@ -54,11 +56,11 @@ EXACT = [
         'add "git-lab.internal" = ["::1"] under [resolver] static, or to your internal DNS.',
     ),
     # keys
-    ('hostnam = "mx.example.org"', 'hostnam = "mx.example.org": unknown key. Did you mean "hostname"?'),
+    ('hostnam = "mx.example.org"', 'hostnam: unknown key. Did you mean "hostname"?'),
     ("[endpoints.x]", 'endpoints: unknown key. Did you mean "endpoint"?'),
     (
         '[arc]\nqqq = "x"',
-        'arc.qqq = "x": unknown key. Known here: sign, keys.',
+        "arc.qqq: unknown key. Known here: sign, keys.",
     ),
     (
         GITLAB + 'default = { mode = "reject" }',
@@ -66,7 +68,7 @@ EXACT = [
     ),
     (
         '[docker_mailserver]\nconfig = "dms"\nflavour = "x"',
-        'docker_mailserver.flavour = "x": unknown key. Known here: config, env, version, paths.',
+        "docker_mailserver.flavour: unknown key. Known here: config, env, version, paths.",
     ),
     ("[docker_mailserver]", "docker_mailserver.config: missing. Add config."),
     ('[arc.keys."example.org"]\nfile = "key.txt"', 'arc.keys."example.org".selector: missing. Add selector.'),
@@ -197,6 +199,109 @@ EXACT = [
         "endpoint.x.max_connections = 0: a whole number is wanted, 1 or more.",
     ),
     (
+        '[endpoint.x]\nservers = ["a.b"]\nmax_messages = 0',
+        "endpoint.x.max_messages = 0: a whole number is wanted, 1 or more.",
+    ),
+    *(
+        (
+            f'[endpoint.x]\nservers = ["a.b"]\nrate = {rate}',
+            f'endpoint.x.rate = {rate}: a rate is wanted, one message at least. Write "100/s", "600/m" or "1000/h".',
+        )
+        for rate in (
+            '"0/s"',
+            '"007/s"',
+            '"1/d"',
+            '"1.5/s"',
+            '"-1/s"',
+            '"fast"',
+            '"/s"',
+            '"1000000000/s"',
+            "100",
+            "true",
+        )
+    ),
+    (
+        '[endpoint.x]\nservers = ["a.b"]\nbalance = "roundrobin"',
+        'endpoint.x.balance = "roundrobin": not one of failover, round-robin. Did you mean "round-robin"?',
+    ),
+    (
+        '[endpoint.x]\nservers = ["a.b"]\nfamily = "v4"',
+        'endpoint.x.family = "v4": not one of any, ipv4, ipv6. Did you mean "ipv4"?',
+    ),
+    # TLS of an endpoint, and who we are to it
+    *(
+        (
+            f'[endpoint.x]\nservers = ["a.b"]\ntls = "{tls}"\n{key} = {value}{more}',
+            f'endpoint.x.{key} = {value}: tls = "{tls}" {why}. Write tls = "require", or remove {key}.',
+        )
+        for tls, why in (("never", "speaks no TLS"), ("prefer", "takes any certificate"))
+        for key, value, more in (
+            ("ca_file", '"mx.pem"', ""),
+            ("verify", "true", ""),
+            ("verify", "false", ""),
+            ("tls_name", '"mail.example.org"', ""),
+            ("certificate", '"mx.pem"', '\nkey = "mx.key"'),
+        )
+        if (tls, key) != ("prefer", "certificate")
+    ),
+    (
+        '[endpoint.x]\nservers = ["a.b"]\nca_file = "mx.pem"',
+        'endpoint.x.ca_file = "mx.pem": tls = "prefer" takes any certificate. '
+        'Write tls = "require", or remove ca_file.',
+    ),
+    (
+        TLS + 'tls_name = "10.0.0.5"',
+        'endpoint.x.tls_name = "10.0.0.5": a host name is wanted, not an IP address. Write the name of the machine.',
+    ),
+    (
+        TLS + 'certificate = "mx.pem"',
+        'endpoint.x.certificate = "mx.pem": there is no key. Add key, the file with the private key.',
+    ),
+    (
+        TLS + 'key = "mx.key"',
+        'endpoint.x.key = "mx.key": there is no certificate. Add certificate, the file with the chain.',
+    ),
+    (
+        TLS + 'username = "us"',
+        'endpoint.x.username = "us": there is no password. '
+        'Write password_file = "FILE", or set SMTPROUTE__ENDPOINT__X__PASSWORD.',
+    ),
+    (TLS + 'password_file = "pw"', 'endpoint.x.password_file = "pw": there is no username. Add username.'),
+    (
+        TLS + 'username = ""\npassword_file = "pw"',
+        'endpoint.x.username = "": empty. Write it, or leave the key out.',
+    ),
+    (
+        TLS + 'username = "u\\ns"\npassword_file = "pw"',
+        'endpoint.x.username = "u\\ns": not one line of UTF-8 without control characters. Write it so.',
+    ),
+    (
+        '[endpoint.x]\nservers = ["a.b"]\ntls = "never"\nusername = "us"\npassword_file = "pw"',
+        'endpoint.x.username = "us": credentials go over TLS or nowhere. Write tls = "require", or remove username.',
+    ),
+    (
+        '[endpoint.x]\ndiscover = "recipient"\ntls = "require"\nusername = "us"\npassword_file = "pw"',
+        'endpoint.x.username = "us": discover = "recipient" would tell the password to whoever has a domain. '
+        "Remove one of the two.",
+    ),
+    # a listener that answers when the mail is delivered
+    (
+        '[listener.app]\nreply = "deliverd"',
+        'listener.app.reply = "deliverd": not one of queued, delivered. Did you mean "delivered"?',
+    ),
+    (
+        '[listener.app]\nproxy_timeout = "30s"',
+        'listener.app.proxy_timeout = "30s": only reply = "delivered" waits for the next hop. Remove it here.',
+    ),
+    (
+        '[listener.app]\nreply = "delivered"\nproxy_timeout = "0s"',
+        'listener.app.proxy_timeout = "0s": nothing can be waited for in no time. Write one second at least.',
+    ),
+    (
+        '[resolver]\nwatch = "often"',
+        'resolver.watch = "often": a duration is wanted. Write "30s", "5m", "1h" or "5d".',
+    ),
+    (
         '[queue]\nlifetime = "5 weeks"',
         'queue.lifetime = "5 weeks": a duration is wanted. Write "30s", "5m", "1h" or "5d".',
     ),
@@ -206,7 +311,7 @@ EXACT = [
     ),
     (
         "[queue]\nretry = [0]",
-        "queue.retry[0] = 0: a pause of no length would try again without end. Write one second at least.",
+        "queue.retry[0] = 0: nothing can be waited for in no time. Write one second at least.",
     ),
     (
         '[limits]\nmessage_size = "25M"',
@@ -262,14 +367,17 @@ EXACT = [
     ),
     (
         '[[route]]\nmatch = "*@a.b"',
-        'route[0]: says not what to do. Add endpoint = "NAME", mode = "capture" or mode = "reject".',
+        'route[0]: says not what to do. Add endpoint = "NAME", or mode = "capture", "hold", "bounce" or "reject".',
     ),
     (
         GITLAB + '[[route]]\nmatch = "*@a.b"\nendpoint = "gitlab"\nmode = "capture"',
         'route[0].mode = "capture": contradicts endpoint = "gitlab". Remove one of the two.',
     ),
     ('default = { mode = "endpoint" }', 'default.mode = "endpoint": which endpoint? Add endpoint = "NAME".'),
-    ("default = {}", 'default: says not what to do. Add endpoint = "NAME", mode = "capture" or mode = "reject".'),
+    (
+        "default = {}",
+        'default: says not what to do. Add endpoint = "NAME", or mode = "capture", "hold", "bounce" or "reject".',
+    ),
     ("[endpoint.x]", 'endpoint.x.servers: no server. Write servers = ["mail.example.org:25"].'),
     (
         '[endpoint.x]\ndiscover = "recipient"\nservers = ["a.b"]',
@@ -377,7 +485,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     why = f"cannot be read: no such file or directory. A relative path starts at {tmp_path}."
     assert mistakes(
         '[listener.mx]\ncertificate = "no.pem"\nkey = "no.key"\n'
-        '[endpoint.x]\nservers = ["a.b"]\nca_file = "no.ca"\n'
+        '[endpoint.x]\nservers = ["a.b"]\ntls = "require"\nca_file = "no.ca"\n'
         '[accounts]\nfile = "no.cf"\n[aliases]\ntables = ["pcre:no.cf", "texthash:virtual.cf", "no"]\n'
         '[resolver]\nhosts_file = "no"\n'
         '[arc.keys."example.org"]\nselector = "mail"\nfile = "no.key"\n[arc.keys."example.com"]\nselector = "mail"\n'
@@ -446,7 +554,7 @@ def test_a_file_elsewhere_is_shown_as_it_was_named(tmp_path: Path) -> None:
     (tmp_path / "empty/x.toml").write_text("x = 1")
     with pytest.raises(Mistake) as caught:
         load("empty/x.toml", {}, fqdn=lambda: "h")
-    assert caught.value.lines[0].startswith("empty/x.toml: x = 1: unknown key.")
+    assert caught.value.lines[0].startswith("empty/x.toml: x: unknown key.")
 
 
 def test_the_machine_has_no_usable_name() -> None:
@@ -492,7 +600,7 @@ def test_a_variable_is_named() -> None:
         'environment: SMTPROUTE__ENDPOINT__GITLAB__SERVERS[1] = "10.0.0.5:25": an endpoint is a host name, not an IP '
         'address. Give it a name: add "gitlab.internal" = ["10.0.0.5"] under [resolver] static, or to your internal '
         "DNS.",
-        'environment: SMTPROUTE__ENDPOINT__GITLAB__TLSS = "never": unknown key. Did you mean "tls"?',
+        'environment: SMTPROUTE__ENDPOINT__GITLAB__TLSS: unknown key. Did you mean "tls"?',
         "environment: SMTPROUTE__ARC__KEYS__EXAMPLE__SELECTOR: missing. Add selector.",
         'environment: SMTPROUTE__QUEUE__LIFETIME = "soon": a duration is wanted. Write "30s", "5m", "1h" or "5d".',
         'environment: SMTPROUTE__ENDPONT__GITLAB__SERVERS: unknown key. Did you mean "endpoint"?',

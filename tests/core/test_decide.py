@@ -11,13 +11,16 @@ from smtproute.core.address import Address
 from smtproute.core.aliases import Condition, PcreRule, PcreTable, direct
 from smtproute.core.decide import Facts, Mailbox, Routing, decide, limited, weighed
 from smtproute.core.envelope import Client, Envelope
-from smtproute.core.plan import Plan, Tried, distinct
+from smtproute.core.plan import Delivery, Plan, Tried, distinct
 from smtproute.core.quota import FULL, Quota, over
+from smtproute.core.reply import Refusal
 from smtproute.core.routes import Target
 from smtproute.core.settings import Kind, Mode, Role
 from tests.core.routing import HOST, envelope, routing, text_table
 
 PARTNER = Target(Mode.ENDPOINT, "partner")
+HOLD = Target(Mode.HOLD, "partner")
+BOUNCE = Target(Mode.BOUNCE)
 STRANGER = envelope()
 TRUSTED = envelope(trusted=True, role=Role.TRUSTED)
 MYNETWORKS = envelope(trusted=True, role=Role.INBOUND)
@@ -125,6 +128,37 @@ class TestRouting:
         tables = routing({}, domains=("x.example",), routes=(("no@x.example", Target(Mode.REJECT)),))
         assert str(plan(tables, "no@x.example").reply).startswith("550 5.7.1 ")
 
+    def test_hold_keeps_for_its_endpoint_or_to_be_captured(self) -> None:
+        tables = routing(routes=(("*@x.example", HOLD), ("*@y.example", Target(Mode.HOLD))))
+        (later,) = plan(tables, "a@x.example").deliveries
+        assert (later.kind, later.endpoint, later.held, later.told) == (Kind.ENDPOINT, "partner", True, "hold")
+        (later,) = plan(tables, "a@y.example").deliveries
+        assert (later.kind, later.endpoint, later.held, later.told) == (Kind.CAPTURE, "", True, "hold")
+
+    def test_what_is_bounced_on_purpose_is_accepted_and_no_dead_branch(self) -> None:
+        many = {"all@x.example": "back@x.example, gone@x.example", "one@x.example": "gone@x.example"}
+        tables = routing(many, routes=(("back@x.example", BOUNCE),))
+        made = plan(tables, "back@x.example")
+        assert (made.reply.code, made.notes) == (250, ())
+        assert [(copy.told, copy.dead) for copy in made.deliveries] == [("bounce", False)]
+        made = plan(tables, "all@x.example")
+        assert [copy.dead for copy in made.deliveries] == [False, True]
+        assert len(made.notes) == 1 and "gone@x.example is a dead branch" in made.notes[0]
+        assert plan(tables, "one@x.example").reply.code == 550
+
+    def test_postmasters_mail_is_captured_where_a_route_would_send_it_back(self) -> None:
+        tables = routing(routes=((f"postmaster@{HOST}", BOUNCE),))
+        assert copies(plan(tables, None)) == [("capture", f"postmaster@{HOST}", "")]
+        tables = routing(routes=((f"postmaster@{HOST}", HOLD),))
+        assert copies(plan(tables, None)) == [("endpoint", f"postmaster@{HOST}", "partner")]
+
+    def test_what_can_be_kept_wins_over_what_is_bounced(self) -> None:
+        a, b = Address.parse("a@x.example"), Address.parse("b@x.example")
+        back = Delivery(Kind.BOUNCE, a, a, refusal=Refusal(FULL, "routing"), deliberate=True)
+        kept = Delivery(Kind.CAPTURE, a, b)
+        both = tuple(Plan(each.recipient, FULL, (), (each,)) for each in (back, kept))
+        assert distinct(both) == distinct(both[::-1]) == (kept,)
+
     def test_a_loop_is_refused_for_now_and_its_path_kept_for_the_trace(self) -> None:
         made = plan(routing({"a@x.example": "b@x.example", "b@x.example": "a@x.example"}), "a@x.example")
         assert made.reply.code == 451 and made.reply.enhanced == "4.4.6"
@@ -160,7 +194,7 @@ class TestRouting:
 
 names = st.sampled_from([f"{local}@{domain}" for local in "abc" for domain in ("x.example", "y.example")])
 tables = st.dictionaries(names | st.just("@x.example"), st.lists(names, min_size=1, max_size=3).map(", ".join))
-targets = st.sampled_from([Target(Mode.CAPTURE), Target(Mode.REJECT), PARTNER])
+targets = st.sampled_from([Target(Mode.CAPTURE), Target(Mode.REJECT), PARTNER, HOLD, BOUNCE])
 
 
 @given(
@@ -183,7 +217,8 @@ def test_any_tables(
     plans = tuple(plan(made, recipient, TRUSTED if trusted else STRANGER) for recipient in recipients)
     for each in plans:
         assert (each.refusal is None) == each.reply.positive == bool(each.deliveries)
-        assert not each.deliveries or any(copy.kind is not Kind.BOUNCE for copy in each.deliveries)
+        assert not each.deliveries or any(not copy.dead for copy in each.deliveries)
+        assert all(copy.kind is not Kind.BOUNCE or copy.refusal is not None for copy in each.deliveries)
     final = [copy.address.key for copy in distinct(tuple(each for each in plans if each.refusal is None))]
     assert len(final) == len(set(final))
     for recipient, each in zip(recipients, plans, strict=True):
@@ -228,6 +263,17 @@ def test_quota_refuses_where_all_live_copies_are_for_full_mailboxes(
         assert plan_now.deliveries == empty.deliveries  # the full mailbox's copy waits in the queue
         assert len(plan_now.notes) == len(empty.notes) + len(full)
     assert {account.key for account in limited(empty, made)} == {box.mailbox.key for box in live if box.mailbox}
+
+
+def test_a_full_mailbox_beside_what_is_bounced_on_purpose_waits() -> None:
+    made = routing(
+        {"both@x.example": "a@x.example, back@x.example"},
+        accounts=("a@x.example",),
+        routes=(("back@x.example", BOUNCE),),
+    )
+    boxes = {key: replace(box, quota=Quota(100)) for key, box in made.mailboxes.items()}
+    judged = held(replace(made, mailboxes=boxes, full=FULL), {"a@x.example": 100}, "both@x.example", 1)
+    assert (judged.reply.code, len(judged.deliveries)) == (250, 2)
 
 
 def test_full_mailboxes_of_a_plan_with_a_dead_branch() -> None:

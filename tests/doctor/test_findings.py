@@ -22,9 +22,14 @@ FOLDERS = sorted(folder.name for folder in HERE.iterdir())
 ELSEWHERE = {
     "configuration": "a configuration that cannot be used at all: tests/config",
     "not-reloaded": "a reload: tests/e2e/test_lifecycle.py",
-    "table-kept": "a reload: tests/e2e/test_lifecycle.py",
+    "table-kept": "a reload: tests/config/test_config_reload.py",
+    "static-hides-dns": "a name server: tests/e2e/test_endpoints_command.py",
+    "hosts-hides-dns": "a name server: tests/e2e/test_endpoints_command.py",
+    "endpoint-unreachable": "servers: tests/e2e/test_endpoints_command.py",
+    "server-unreachable": "servers: tests/e2e/test_endpoints_command.py",
+    "certificate-expires": "servers: tests/e2e/test_endpoints_command.py",
 }
-"""Names that no folder can have a finding of."""
+"""Names that no folder can have a finding of: what it takes, and where they are tested."""
 
 
 @lru_cache
@@ -89,3 +94,10 @@ def test_every_finding_that_can_be_made_has_a_folder() -> None:
     assert len(made) > 50
     assert sorted(made - shown - ELSEWHERE.keys()) == []
     assert sorted(ELSEWHERE.keys() - made) == []
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_finding_without_a_folder_is_tested_elsewhere(name: str) -> None:
+    where = SOURCE.parent / ELSEWHERE[name].rpartition(": ")[2]
+    tests = where.rglob("*.py") if where.is_dir() else [where]
+    assert any(name in test.read_text() for test in tests)

@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from smtproute.app import Relay
 from smtproute.core.address import Address, Domain
-from smtproute.core.event import Event
+from smtproute.core.event import Event, Happening
 from smtproute.core.settings import ArcKey, EndpointTls, Server
 from smtproute.mailauth.keys import load as load_key
 from smtproute.mailauth.keys import record
 from smtproute.smtp.client import Connection, Dialogue, Mail
+from smtproute.smtp.opening import TIMEOUTS, Timeouts
 from smtproute.testing.relay import Journal, running
 from smtproute.testing.upstream import Rule, Upstream
 from smtproute.testing.zone import Zone
@@ -33,6 +34,8 @@ LETTER = (
     b"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@else.example>\r\n\r\nHello.\r\n"
 )
 SENDER = "friend@else.example"
+ENDED = (Happening.DELIVERED, Happening.DEFERRED, Happening.FAILED)
+"""How an attempt at a delivery ends."""
 DMS = """
     [docker_mailserver]
     config = "dms"
@@ -93,11 +96,17 @@ class Lab:
         self.zone = zone
         self.journal = Journal()
         self.world: World = World()
+        self.timeouts: Timeouts = TIMEOUTS
+        """How long the relays wait for upstreams."""
+        self.name_server = zone.address
+        """Whom the relays ask."""
+        self.resolver = ""
+        """Further lines of the configuration's [resolver]."""
 
-    async def upstream(self, host: str, script: Sequence[Rule] = (), **options) -> Upstream:
+    async def upstream(self, host: str, script: Sequence[Rule] = (), *, ip: str = "127.0.0.1", **options) -> Upstream:
         """An upstream server that `host` resolves to."""
-        made = await self.stack.enter_async_context(Upstream(script, **options))
-        self.zone.set(host, "A", [made.host])
+        made = await self.stack.enter_async_context(Upstream(script, host=ip, **options))
+        self.zone.set(host, "AAAA" if ":" in ip else "A", [ip])
         return made
 
     def write(self, name: str, text: str) -> Path:
@@ -107,9 +116,9 @@ class Lab:
         return path
 
     def config(self, text: str) -> Path:
-        """Writes the configuration: the test's part, with a state folder and the lab's name server."""
+        """Writes the configuration: the test's part, with a state folder and the name server."""
         head = f'state = "{self.folder}/state"\nhostname = "mail.example.org"\n'
-        tail = f'\n[resolver]\nservers = ["{self.zone.address}"]\n'
+        tail = f'\n[resolver]\nservers = ["{self.name_server}"]\n{textwrap.dedent(self.resolver)}'
         return self.write("smtproute.toml", head + textwrap.dedent(text) + tail)
 
     def key(self, domain: str = "example.org", selector: str = "mail") -> str:
@@ -128,21 +137,25 @@ class Lab:
 
     @asynccontextmanager
     async def relay(self, file: Path) -> AsyncIterator[Relay]:
-        async with running(str(file), {}, emit=self.journal, world=self.world) as relay:
+        async with running(str(file), {}, emit=self.journal, world=self.world, timeouts=self.timeouts) as relay:
             yield relay
 
     async def started(self, text: str) -> Relay:
         """A relay with this configuration, until the test ends."""
         return await self.stack.enter_async_context(self.relay(self.config(text)))
 
-    async def application(self, *servers: str, more: str = "") -> Relay:
-        """A relay for an application: all to an endpoint of these servers, bounces for the sender captured."""
+    async def application(self, *servers: str, keys: str = "", more: str = "") -> Relay:
+        """A relay for an application: all to an endpoint of these servers, bounces for the sender captured.
+
+        `keys`: further lines of the endpoint.
+        """
         text = f"""
             default = {{ endpoint = "far" }}
             [listener.app]
             bind = "127.0.0.1:0"
             [endpoint.far]
             servers = {json.dumps(servers)}
+            {keys}
             [[route]]
             match = "*@else.example"
             mode = "capture"
@@ -179,6 +192,20 @@ class Lab:
         message = await self.accepted(relay, *recipients, **options)
         await self.journal.finished(message, len(await relay.spool.entries(message)))
         return message
+
+    async def ended(self, message: str, deliveries: int = 1) -> list[Event]:
+        """How the first attempts at so many deliveries of a message ended, once they have."""
+
+        def found() -> list[Event]:
+            return [each for each in self.journal.events if each.message == message and each.what in ENDED]
+
+        await self.journal.until(lambda: len(found()) >= deliveries)
+        return found()[:deliveries]
+
+    async def deferred(self, relay: Relay, *recipients: str, **options) -> Event:
+        """Sends, and waits until one delivery of it is put off; the event that says so."""
+        message = await self.accepted(relay, *recipients, **options)
+        return (await self.journal.seen(Happening.DEFERRED, message))[0]
 
     async def trace(self, relay: Relay, message: str) -> list[Event]:
         return [event for _, event in await relay.spool.events(message)]

@@ -133,7 +133,7 @@ def test_the_queue_of_a_running_and_of_a_stopped_relay(file: Path) -> None:
             if entry["attempts"] == 1:
                 break
         assert (entry["id"], entry["number"], entry["state"], entry["attempts"]) == (message, 0, "queued", 1)
-        assert "far.internal (static, 127.0.0.1:1) Connection refused" in str(entry["last"])
+        assert "far.internal (static, 127.0.0.1:1) connection refused" in str(entry["last"])
         done = run("queue", "hold", message, "-c", str(file))
         assert (done.returncode, done.stdout) == (0, f"{message}.0  queued -> held\n")
         assert listed(file)[0]["state"] == "held"
@@ -164,7 +164,7 @@ def test_the_trace_of_a_message(file: Path) -> None:
         "default  a@far.example: nothing else claims it: endpoint far",
         "=> capture for b@kept.example (route[0])",
         "attempt   endpoint far: far.internal:1 at 127.0.0.1 (static)",
-        "far.internal (static, 127.0.0.1:1) Connection refused",
+        "far.internal (static, 127.0.0.1:1) connection refused",
     ):
         assert expected in text
     assert re.search(r"<- MAIL FROM:<me@here\.example>", text, re.IGNORECASE)
@@ -225,6 +225,7 @@ def test_explain() -> None:
                 "source": "static",
             }
         ],
+        "passed_over": [],
         "seal": {"domain": "example.org", "selector": "mail"},
         "sender": "a@b.example",
         "rule": "route[0]",
@@ -308,7 +309,7 @@ def test_without_any_file_it_is_a_trusted_capture(tmp_path: Path) -> None:
     assert "-> capture of anyone@anywhere.example (default)" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "explain", "check", "trace", "queue"])
+@pytest.mark.parametrize("command", ["serve", "demo", "explain", "check", "endpoints", "trace", "queue"])
 def test_every_command_says_what_it_does(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0 and "Usage:" in done.stdout

@@ -9,6 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtproute.core.address import AddressError
+from smtproute.resolve.files import LARGEST
+from smtproute.resolve.nameservers import system_servers
 from smtproute.resolve.sources import Hosts, askable, static_table
 
 HOSTS = """\
@@ -74,6 +76,18 @@ def test_octets_that_are_no_text_spoil_only_their_name(tmp_path):
 def test_an_absent_file_and_a_folder_are_empty(tmp_path):
     assert Hosts(str(tmp_path / "absent")).find("localhost") == ()
     assert Hosts(str(tmp_path)).find("localhost") == ()
+
+
+def test_a_pipe_and_a_file_beyond_all_bounds_are_empty(tmp_path):
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    assert Hosts(str(pipe)).find("localhost") == ()
+    assert system_servers(str(pipe)) == []
+    large.write_bytes(b"127.0.0.1 localhost\n")
+    os.truncate(large, LARGEST)
+    assert Hosts(str(large)).find("localhost") == ("127.0.0.1",)
+    os.truncate(large, LARGEST + 1)
+    assert Hosts(str(large)).find("localhost") == ()
 
 
 def test_refresh_sees_a_change_of_content_and_of_time_and_the_end_of_the_file(tmp_path):

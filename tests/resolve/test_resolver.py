@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from smtproute.core.choice import Exchange, Found, LookupFailed, Resolution
+from smtproute.core.settings import Resolver as Settings
 from smtproute.core.settings import Source
 from smtproute.testing.zone import Asked, Fault, Zone
 
@@ -83,7 +85,9 @@ async def test_international_names_are_asked_as_a_labels(resolver):
     assert {query.name for query in zone.queries} == {"xn--bcher-kva.example"}
 
 
-@pytest.mark.parametrize("name", ["", "a..b", "a b.example", "x" * 64, "[10.0.0.5]", "\ud800", "a\x00.example"])
+@pytest.mark.parametrize(
+    "name", ["", "..", "a..b", "-bad-.example", "a b.example", "x" * 64, "[10.0.0.5]", "\ud800", "a\x00.example"]
+)
 async def test_a_name_that_cannot_be_asked_is_not_there_and_says_why(resolver, name):
     async with Zone() as zone:
         asking = resolver(zone.address)
@@ -183,6 +187,18 @@ async def test_a_domain_without_mx_stands_for_itself(resolver):
         exchanges = await resolver(zone.address).exchanges("example.net")
     assert exchanges.implicit
     assert (exchanges.status, exchanges.exchanges) == (Resolution.OK, (Exchange(0, "example.net"),))
+
+
+async def test_an_exchange_that_is_no_host_name_is_not_there_and_says_why(resolver):
+    mx = ["10 10.0.0.5", "20 -bad-.example", "30 a\\032b.example"]
+    async with Zone({"example.net": {"MX": mx}}) as zone:
+        asking = resolver(zone.address)
+        exchanges = await asking.exchanges("example.net")
+        found = [await asking.addresses(each.host) for each in exchanges.exchanges]
+    assert [resolved.status for resolved in found] == [Resolution.NXDOMAIN] * 3
+    assert "is an address, not a host name" in found[0].reason
+    assert all("is no domain name" in resolved.reason for resolved in found[1:])
+    assert [query.type for query in zone.queries] == ["MX"]
 
 
 async def test_null_mx(resolver):
@@ -286,6 +302,51 @@ async def test_denials_are_kept_for_a_minute_and_failures_for_seconds(resolver, 
         assert (await asking.exchanges("new.example")).status is Resolution.NXDOMAIN
         await clock.advance(1)
         assert (await asking.exchanges("new.example")).status is Resolution.OK
+
+
+async def test_an_answer_says_when_it_was_given_and_how_long_it_holds(resolver, clock):
+    names = {
+        "a.example": {"A": ["10.0.0.1"], "MX": ["10 mx.example"]},
+        "half.example": {"A": ["10.0.0.1"], "AAAA": Fault.SERVFAIL},
+        "bad.example": Fault.SERVFAIL,
+    }
+    async with Zone(names, ttl=300) as zone:
+        asking = resolver(zone.address, static={"static.example": ("10.0.0.1",)})
+        start = clock.now()
+        for name, ttl in (("a.example", 300), ("half.example", 60), ("absent.example", 60), ("bad.example", 5)):
+            resolved = await asking.addresses(name)
+            assert (resolved.at, resolved.ttl, resolved.stale) == (start, ttl, ""), name
+        for name, ttl in (("a.example", 300), ("half.example", 60), ("absent.example", 60), ("bad.example", 5)):
+            exchanges = await asking.exchanges(name)
+            assert (exchanges.at, exchanges.ttl, exchanges.stale) == (start, ttl, ""), name
+        await clock.advance(30)
+        assert (await asking.addresses("a.example")).at == (await asking.exchanges("a.example")).at == start
+        for name in ("static.example", "10.0.0.1", ".."):
+            resolved = await asking.addresses(name)
+            assert (resolved.at, resolved.ttl) == (0.0, None)
+
+
+async def test_a_fresh_look_up_asks_dns_and_everybody_has_its_answer(resolver):
+    async with Zone({"a.example": {"A": ["10.0.0.1"], "MX": ["10 one.example"]}}) as zone:
+        asking = resolver(zone.address)
+        await asking.addresses("a.example")
+        await asking.exchanges("a.example")
+        zone.set("a.example", "A", ["10.0.0.2"])
+        zone.set("a.example", "MX", ["10 two.example"])
+        for fresh, ip, host in ((False, "10.0.0.1", "one"), (True, "10.0.0.2", "two"), (False, "10.0.0.2", "two")):
+            assert (await asking.addresses("a.example", fresh=fresh)).addresses[0].ip == ip
+            assert (await asking.exchanges("a.example", fresh=fresh)).exchanges[0].host == f"{host}.example"
+
+
+async def test_a_resolver_goes_on_while_settings_and_name_servers_are_the_same(resolver, tmp_path):
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 10.0.0.53\n")
+    asking = resolver(resolv_conf=str(file))
+    settings = Settings(hosts_file=str(tmp_path / "absent"))
+    assert asking.serves(settings)
+    assert not asking.serves(replace(settings, static={"a": ("10.0.0.1",)}))
+    file.write_text("nameserver 10.0.0.54\n")
+    assert not asking.serves(settings)
 
 
 def test_a_server_that_is_no_address_is_a_mistake(resolver):

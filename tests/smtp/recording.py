@@ -63,6 +63,8 @@ class House:
     """Who tried to."""
     checking: asyncio.Event | None = None
     """A login is answered when it is set."""
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
+    """The session has said that nobody waits."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def door(self, listener: Settings) -> RecordingDoor:
@@ -132,6 +134,9 @@ class RecordingDoor:
         self.house.gone.set()
         self.envelope, self.recipients = None, []
         self.house.answer("reset", Reply(250, "", ""))
+
+    def hurry(self) -> None:
+        self.house.hurried.set()
 
     async def explain(self, client: Client, address: Address) -> Reply:
         return self.house.answer("explain", Reply(250, "2.1.5", f"{address}\nis explained"))

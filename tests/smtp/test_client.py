@@ -18,8 +18,9 @@ from smtproute.core.outcome import Answer, Judgement, Stage, judge
 from smtproute.core.reply import Reply
 from smtproute.core.settings import EndpointTls, Server
 from smtproute.core.transcript import Arrow
-from smtproute.smtp.client import TIMEOUTS, Connection, Dialogue, Gone, Mail, Timeouts, Unreachable
-from smtproute.testing.upstream import EXTENSIONS, Drop, Hang, Raw, Reset, Rule, Upstream, Wait, on
+from smtproute.smtp.client import Connection, Dialogue, Gone, Mail
+from smtproute.smtp.opening import TIMEOUTS, Timeouts, Unreachable
+from smtproute.testing.upstream import EXTENSIONS, Drop, Hang, Raw, Reset, Rule, Upstream, Wait, blackhole, on
 from smtproute.world import World
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
@@ -424,6 +425,37 @@ async def test_a_server_that_goes_astray_in_a_transaction_settles_nothing(recipi
     assert not dialogue.usable
 
 
+async def test_a_stray_refusal_before_a_late_354_fails_nobody_for_good() -> None:
+    """The stray reply is taken for the answer to DATA: RSET then has the answer that DATA should have had."""
+    stray = on("RCPT", Raw(b"550 5.1.1 No\r\n554 5.7.1 stray\r\n"), match="bad@")
+    late = on("DATA", Wait(late_354 := asyncio.Event()), "354 Go on")
+    async with connected(stray, late) as (connection, upstream), asyncio.TaskGroup() as group:
+        sending = group.create_task(connection.send(mail("good@there.test", "bad@there.test"), CONTENT))
+        await upstream.heard("DATA")
+        while "-> RSET" not in [f"{line.arrow} {line.text}" for line in connection.transcript]:
+            await asyncio.sleep(0)
+        late_354.set()
+    dialogue = sending.result()
+    assert {judge(answer) for answer in dialogue.answers} == {Judgement.NEXT_SERVER}
+    assert not dialogue.usable
+    assert upstream.received == []
+
+
+@pipelined_or_not
+@pytest.mark.parametrize("then", [(), (Drop(),), ("421 4.7.0 Too many errors",)], ids=["stays", "hangs up", "says 421"])
+async def test_a_refusal_of_data_counts_whatever_comes_of_the_rset_after_it(
+    then: tuple[Drop | str, ...], extensions: Sequence[str]
+) -> None:
+    script = on("DATA", "554 5.7.1 No", *then, times=1)
+    async with connected(script, extensions=extensions) as (connection, upstream):
+        dialogue = await connection.send(mail(), CONTENT)
+        assert dialogue.answers == (Answer(Stage.DATA, Reply(554, "5.7.1", "No")),)
+        assert dialogue.usable == (not then)
+        if dialogue.usable:
+            assert (await connection.send(mail(), CONTENT)).answers == (TAKEN,)
+            assert upstream.sessions[0].commands().count("RSET") == 1
+
+
 @pytest.mark.parametrize("verb", ["CONNECT", "EHLO"])
 async def test_a_server_that_goes_astray_before_it_is_greeted(verb: str) -> None:
     """After the greeting, and after the refusal of EHLO, before HELO."""
@@ -701,19 +733,15 @@ async def test_nobody_listens() -> None:
         port = taken.getsockname()[1]
     with pytest.raises(Unreachable) as raised:
         await connect_to(port)
-    assert raised.value.answer == Answer(Stage.CONNECT, None, "Connection refused")
+    assert raised.value.answer == Answer(Stage.CONNECT, None, "connection refused")
     assert [line.text for line in raised.value.transcript] == [
-        f"not connected to mx.test (127.0.0.1:{port}): Connection refused"
+        f"not connected to mx.test (127.0.0.1:{port}): connection refused"
     ]
 
 
 async def test_a_connect_that_is_never_answered() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as first, socket.socket() as second:
-        for waiting in (first, second):
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        with pytest.raises(Unreachable) as raised:
-            await connect_to(full.getsockname()[1], Timeouts(connect=0.2))
+    with blackhole() as port, pytest.raises(Unreachable) as raised:
+        await connect_to(port, Timeouts(connect=0.2))
     assert raised.value.answer == Answer(Stage.CONNECT, None, "no connection within 0.2 s")
 
 
@@ -755,3 +783,45 @@ async def test_quit_does_not_wait_for_a_server_that_does_not_answer_it() -> None
         await connection.quit()
         assert not connection.idle
         assert upstream.sessions[0].commands()[-1] == "QUIT"
+
+
+# For whoever asks by hand
+
+
+async def test_what_was_learnt_of_a_server() -> None:
+    async with connected(extensions=("SIZE 10", "pipelining")) as (connection, _):
+        learnt = connection.learnt
+    assert learnt.seconds is not None
+    assert learnt.greeting == Reply(220, "", "upstream.test ESMTP")
+    assert learnt.extensions == {"SIZE": "10", "PIPELINING": ""}
+    assert (learnt.tls, learnt.certificate) == ("", b"")
+    error = await unreachable(on("EHLO", "451 4.3.0 Later"))
+    assert (error.learnt.greeting, error.learnt.extensions) == (learnt.greeting, {})
+
+
+async def test_a_rehearsal_sends_no_message() -> None:
+    async with connected(on("RCPT", "550 5.1.1 No", match="b@")) as (connection, upstream):
+        answers = await connection.rehearse(mail("a@there.test", "b@there.test"))
+        assert upstream.sessions[0].commands() == [
+            "EHLO relay.test",
+            "MAIL FROM:<sender@here.test> SIZE=0",
+            "RCPT TO:<a@there.test>",
+            "RCPT TO:<b@there.test>",
+            "RSET",
+        ]
+    assert [str(answer.reply) for answer in answers] == ["250 2.1.0 Ok", "250 2.1.5 Ok", "550 5.1.1 No", "250 2.0.0 Ok"]
+    assert connection.transcript[-1].text == "connection given up"
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer"),
+    [
+        (on("RCPT", Drop()), Answer(Stage.RCPT, None, "the server closed the connection")),
+        (on("RCPT", "421 4.3.2 Full"), Answer(Stage.RCPT, Reply(421, "4.3.2", "Full"))),
+    ],
+)
+async def test_a_rehearsal_ends_where_the_connection_does(rule: Rule, answer: Answer) -> None:
+    async with connected(rule) as (connection, _):
+        answers = await connection.rehearse(mail("a@there.test"))
+    assert answers[1] == answer
+    assert {each.stage for each in answers[2:]} <= {Stage.DATA}

@@ -15,8 +15,9 @@ from smtproute.core.outcome import Answer, Judgement, Stage, judge
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
 from smtproute.core.transcript import Line
-from smtproute.smtp.client import TIMEOUTS, Dialogue, Mail, Timeouts, Unreachable
-from smtproute.smtp.pool import Pool
+from smtproute.smtp.client import Dialogue, Mail
+from smtproute.smtp.opening import TIMEOUTS, Timeouts, Unreachable
+from smtproute.smtp.pool import NobodyReached, Pool
 from smtproute.testing.upstream import Drop, Hang, Raw, Rule, Upstream, on
 from smtproute.world import World
 
@@ -36,9 +37,8 @@ def context() -> ssl.SSLContext:
 
 
 async def send(pool: Pool, upstream: Upstream, endpoint: Endpoint = LOGGED_IN) -> Dialogue:
-    return await pool.send(
-        endpoint, Candidate(Server("mx.test", upstream.port), "127.0.0.1", Source.STATIC), MAIL, CONTENT
-    )
+    candidate = Candidate(Server("mx.test", upstream.port), "127.0.0.1", Source.STATIC)
+    return (await pool.send(endpoint, [candidate], MAIL, CONTENT)).dialogue
 
 
 async def delivered(upstream: Upstream, endpoint: Endpoint = LOGGED_IN) -> Dialogue:
@@ -51,12 +51,13 @@ async def delivered(upstream: Upstream, endpoint: Endpoint = LOGGED_IN) -> Dialo
 
 async def refused(upstream: Upstream, endpoint: Endpoint = LOGGED_IN, timeouts: Timeouts = TIMEOUTS) -> Unreachable:
     pool = Pool("relay.test", World(), timeouts)
-    with pytest.raises(Unreachable) as raised:
+    with pytest.raises(NobodyReached) as raised:
         await send(pool, upstream, endpoint)
     assert not upstream.received
     assert not any(line.startswith("MAIL") for session in upstream.sessions for line in session.commands())
-    assert judge(raised.value.answer) is Judgement.NEXT_SERVER
-    return raised.value
+    ((_, unreachable),) = raised.value.unreached
+    assert judge(unreachable.answer) is Judgement.NEXT_SERVER
+    return unreachable
 
 
 def texts(lines: tuple[Line, ...]) -> list[str]:

@@ -20,8 +20,8 @@ from smtproute.core.choice import Candidate
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
-from smtproute.smtp.client import Dialogue, Mail, Unreachable
-from smtproute.smtp.pool import Pool
+from smtproute.smtp.client import Dialogue, Mail
+from smtproute.smtp.pool import NobodyReached, Pool
 from smtproute.world import World
 
 CONTENT = "Subject: hello\r\n\r\n.dot\r\n..two\r\n.\r\nGrüße\r\n".encode()
@@ -53,7 +53,7 @@ async def send_twice(endpoint: Endpoint, port: int) -> list[Dialogue]:
     pool = Pool("relay.test", World())
     candidate = Candidate(Server("localhost", port), "127.0.0.1", Source.STATIC)
     try:
-        return [await pool.send(endpoint, candidate, MAIL, CONTENT) for _ in range(2)]
+        return [(await pool.send(endpoint, [candidate], MAIL, CONTENT)).dialogue for _ in range(2)]
     finally:
         await pool.close()
 
@@ -105,7 +105,7 @@ async def test_smtp_sink(tmp_path: Path) -> None:
                 try:
                     dialogues = await send_twice(Endpoint("there"), port)
                     break
-                except Unreachable:  # not yet listening
+                except NobodyReached:  # not yet listening
                     await asyncio.sleep(0.01)
     finally:
         sink.terminate()

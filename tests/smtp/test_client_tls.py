@@ -14,8 +14,9 @@ from smtproute.core.outcome import Answer, Judgement, Stage, judge
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Endpoint, EndpointTls, Server
 from smtproute.core.transcript import Arrow
-from smtproute.smtp.client import TIMEOUTS, Connection, Dialogue, Mail, Timeouts, Unreachable
-from smtproute.smtp.pool import tls_context
+from smtproute.smtp.client import Connection, Dialogue, Mail
+from smtproute.smtp.opening import TIMEOUTS, Timeouts, Unreachable
+from smtproute.smtp.tls import tls_context
 from smtproute.testing.upstream import Drop, Hang, Raw, Rule, Upstream, on
 from smtproute.world import World
 
@@ -50,10 +51,12 @@ async def connect(
     ca_file: Path,
     *,
     host: str = "mx.test",
+    tls_name: str = "",
     verify: bool = True,
+    certificate: str = "",
     timeouts: Timeouts = TIMEOUTS,
 ) -> Connection:
-    endpoint = Endpoint("there", tls=mode, ca_file=str(ca_file), verify=verify)
+    endpoint = Endpoint("there", tls=mode, ca_file=str(ca_file), verify=verify, certificate=certificate)
     return await Connection.open(
         Server(host, upstream.port),
         "127.0.0.1",
@@ -61,6 +64,7 @@ async def connect(
         context=tls_context(endpoint),
         helo="relay.test",
         world=World(),
+        tls_name=tls_name,
         timeouts=timeouts,
     )
 
@@ -109,9 +113,10 @@ async def test_never_does_not_ask_for_tls(ca_file: Path) -> None:
 async def test_a_server_without_tls_gets_it_in_plain_text(mode: EndpointTls, ca_file: Path) -> None:
     async with Upstream() as upstream:
         dialogue = await deliver(upstream, mode, ca_file)
-    assert (dialogue.answers, dialogue.tls, dialogue.downgrade) == (TAKEN, "", "")
-    said = "the server does not offer STARTTLS: plain text"
-    assert (said in texts(dialogue)) == (mode is EndpointTls.PREFER)
+    assert (dialogue.answers, dialogue.tls) == (TAKEN, "")
+    said = "the server does not offer STARTTLS" if mode is EndpointTls.PREFER else ""
+    assert dialogue.downgrade == said
+    assert (f"{said}: plain text" in texts(dialogue)) == (mode is EndpointTls.PREFER)
 
 
 async def test_prefer_takes_any_certificate(ca_file: Path) -> None:
@@ -142,6 +147,7 @@ async def test_prefer_falls_back_to_plain_text_and_says_so(rule: Rule, why: str,
     assert first.answers == second.answers == TAKEN
     assert first.downgrade.startswith(why)
     assert second.downgrade == first.downgrade
+    assert (first.new, second.new) == (True, False)
     assert f"{first.downgrade}: once more in plain text" in texts(first)
     assert sum(text.startswith("connected to mx.test") for text in texts(first)) == 2
 
@@ -182,6 +188,86 @@ async def test_a_certificate_that_does_not_verify(
     assert judge(answer) is Judgement.NEXT_SERVER
     assert unverified.answers == TAKEN
     assert unverified.tls
+
+
+@pytest.mark.parametrize("mode", VERIFIED_MODES)
+async def test_tls_name_stands_in_for_the_host_name(mode: EndpointTls, ca_file: Path) -> None:
+    asked: list[str | None] = []
+    context = certified("service.test")
+    context.sni_callback = lambda _, name, __: asked.append(name)
+    async with Upstream(tls=context, implicit=mode is EndpointTls.IMPLICIT) as upstream:
+        connection = await connect(upstream, mode, ca_file, tls_name="service.test")
+        assert (await connection.send(MAIL, CONTENT)).answers == TAKEN
+        connection.abort()
+        with pytest.raises(Unreachable) as raised:
+            await connect(upstream, mode, ca_file, host="service.test", tls_name="mx.test")
+    assert "Hostname mismatch" in raised.value.answer.detail
+    assert asked == ["service.test", "mx.test"]
+
+
+# A client certificate
+
+
+@pytest.fixture(scope="module")
+def client_certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("client") / "client.pem"
+    CA.issue_cert("relay.test").private_key_and_cert_chain_pem.write_to_path(str(path))
+    return str(path)
+
+
+def demanding() -> ssl.SSLContext:
+    """A server's context that wants a certificate of our authority's from the client."""
+    context = certified("mx.test")
+    context.verify_mode = ssl.CERT_REQUIRED
+    CA.configure_trust(context)
+    return context
+
+
+@pytest.mark.parametrize("mode", [EndpointTls.PREFER, *VERIFIED_MODES])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_certificate_is_shown_to_a_server_that_asks(
+    mode: EndpointTls, version: ssl.TLSVersion, ca_file: Path, client_certificate: str
+) -> None:
+    context = demanding()
+    context.minimum_version = context.maximum_version = version
+    async with Upstream(tls=context, implicit=mode is EndpointTls.IMPLICIT) as upstream:
+        connection = await connect(upstream, mode, ca_file, certificate=client_certificate)
+        dialogue = await connection.send(MAIL, CONTENT)
+        connection.abort()
+        shown = ssl.DER_cert_to_PEM_cert(upstream.sessions[0].certificate)
+    assert (dialogue.answers, dialogue.downgrade) == (TAKEN, "")
+    assert shown in Path(client_certificate).read_text()
+
+
+@pytest.mark.parametrize("mode", VERIFIED_MODES)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_without_a_client_certificate_a_server_that_wants_one_is_unreachable(
+    mode: EndpointTls, version: ssl.TLSVersion, ca_file: Path
+) -> None:
+    """Under TLS 1.3 it says no only after the handshake, which has ended well for us (RFC 8446 4.4.2.4)."""
+    context = demanding()
+    context.minimum_version = context.maximum_version = version
+    async with Upstream(tls=context, implicit=mode is EndpointTls.IMPLICIT) as upstream:
+        with pytest.raises(Unreachable) as raised:
+            await connect(upstream, mode, ca_file)
+        await upstream.quiet()
+        assert upstream.received == []
+    assert raised.value.answer.reply is None
+    assert raised.value.answer.detail
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_prefer_goes_in_plain_text_where_the_server_wants_a_certificate_that_we_lack(
+    version: ssl.TLSVersion, ca_file: Path
+) -> None:
+    context = demanding()
+    context.minimum_version = context.maximum_version = version
+    async with Upstream(tls=context) as upstream:
+        dialogue = await deliver(upstream, EndpointTls.PREFER, ca_file)
+        assert upstream.connections == 2
+    assert (dialogue.answers, dialogue.tls) == (TAKEN, "")
+    assert dialogue.downgrade
+    assert f"{dialogue.downgrade}: once more in plain text" in texts(dialogue)
 
 
 @pytest.mark.parametrize("mode", VERIFIED_MODES)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import trustme
 
 from smtproute.core.address import Address
 from smtproute.core.choice import Candidate
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
-from smtproute.smtp.client import Dialogue, Mail, Unreachable
-from smtproute.smtp.pool import IDLE, MAX_MESSAGES, CaFileFault, Pool, tls_context
+from smtproute.smtp.client import Dialogue, Mail
+from smtproute.smtp.opening import Unreachable
+from smtproute.smtp.pool import IDLE, NobodyReached, Pool
 from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Drop, Hang, Raw, Reset, Upstream, Wait, on
 from smtproute.world import World
@@ -42,7 +40,15 @@ def candidate(upstream: Upstream, host: str = "mx.test") -> Candidate:
 
 
 async def send(pool: Pool, upstream: Upstream, endpoint: Endpoint = PLAIN, content: bytes = CONTENT) -> Dialogue:
-    return await pool.send(endpoint, candidate(upstream), MAIL, content)
+    return (await pool.send(endpoint, [candidate(upstream)], MAIL, content)).dialogue
+
+
+async def unreached(pool: Pool, upstream: Upstream, endpoint: Endpoint = PLAIN) -> Unreachable:
+    with pytest.raises(NobodyReached) as raised:
+        await send(pool, upstream, endpoint)
+    ((told, why),) = raised.value.unreached
+    assert told == candidate(upstream)
+    return why
 
 
 async def test_a_connection_is_used_again_and_closed_with_quit(pool: Pool) -> None:
@@ -76,7 +82,7 @@ async def test_a_connection_goes_by_the_settings_it_was_opened_with(pool: Pool, 
 async def test_another_server_name_on_the_same_address_is_another_connection(pool: Pool) -> None:
     async with Upstream() as upstream:
         await send(pool, upstream)
-        await pool.send(PLAIN, candidate(upstream, "other.test"), MAIL, CONTENT)
+        await pool.send(PLAIN, [candidate(upstream, "other.test")], MAIL, CONTENT)
         assert [received.connection for received in upstream.received] == [1, 2]
         await pool.close()
 
@@ -208,9 +214,7 @@ async def test_a_kept_connection_that_died_is_replaced_silently(pool: Pool, verb
 async def test_a_server_that_went_away_while_its_connection_was_kept_is_unreachable(pool: Pool) -> None:
     async with Upstream() as upstream:
         await send(pool, upstream)
-    with pytest.raises(Unreachable) as raised:
-        await send(pool, upstream)
-    assert raised.value.answer == Answer(Stage.CONNECT, None, "Connection refused")
+    assert (await unreached(pool, upstream)).answer == Answer(Stage.CONNECT, None, "connection refused")
 
 
 async def test_nothing_is_sent_twice_once_mail_was_answered(pool: Pool) -> None:
@@ -268,79 +272,10 @@ async def test_a_server_that_does_not_answer_quit_does_not_stop_the_others(clock
 
 
 async def test_a_connection_carries_so_many_messages_and_no_more(pool: Pool) -> None:
+    endpoint = replace(PLAIN, max_messages=3)
     async with Upstream() as upstream:
-        for _ in range(MAX_MESSAGES + 1):
-            await send(pool, upstream)
-        assert upstream.received[MAX_MESSAGES - 1].connection == 1
-        assert upstream.received[MAX_MESSAGES].connection == 2
+        for _ in range(7):
+            await send(pool, upstream, endpoint)
+        assert [received.connection for received in upstream.received] == [1, 1, 1, 2, 2, 2, 3]
         assert upstream.sessions[0].commands()[-1] == "QUIT"
         await pool.close()
-
-
-# TLS
-
-
-@pytest.fixture
-def ca(tmp_path: Path) -> tuple[trustme.CA, str]:
-    authority = trustme.CA()
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return authority, str(path)
-
-
-async def test_the_contexts_are_built_once_and_again_at_a_reload(
-    pool: Pool, ca: tuple[trustme.CA, str], tmp_path: Path
-) -> None:
-    authority, path = ca
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("mx.test").configure_cert(context)
-    endpoint = Endpoint("there", tls=EndpointTls.REQUIRE, ca_file=path)
-    async with Upstream(tls=context) as upstream:
-        pool.prepare([endpoint])
-        trustme.CA().cert_pem.write_to_path(path)
-        assert (await send(pool, upstream, endpoint)).answers == TAKEN
-        await pool.close()
-        pool.prepare([endpoint])
-        with pytest.raises(Unreachable) as raised:
-            await send(pool, upstream, endpoint)
-        assert raised.value.answer.stage is Stage.STARTTLS
-        assert "certificate refused" in raised.value.answer.detail
-
-
-@pytest.mark.parametrize(("text", "why"), [(None, "No such file or directory"), ("hello", "it holds no certificate")])
-async def test_a_ca_file_at_fault_is_named(
-    pool: Pool, ca: tuple[trustme.CA, str], tmp_path: Path, text: str | None, why: str
-) -> None:
-    _, good = ca
-    path = tmp_path / "bad.pem"
-    if text is not None:
-        path.write_text(text)
-    endpoint = Endpoint("there", tls=EndpointTls.IMPLICIT, ca_file=str(path))
-    fault = f"endpoint.there.ca_file = {str(path)!r}: {why}"
-    fine = replace(endpoint, ca_file=good)
-    pool.prepare([fine])
-    with pytest.raises(CaFileFault) as raised:
-        pool.prepare([fine, endpoint])
-    assert str(raised.value) == fault
-    async with Upstream() as upstream:
-        with pytest.raises(Unreachable) as unreachable:
-            await send(pool, upstream, endpoint)
-        assert upstream.connections == 0
-    assert unreachable.value.answer == Answer(Stage.STARTTLS, None, fault)
-    assert [line.text for line in unreachable.value.transcript] == [fault]
-
-
-@pytest.mark.parametrize(
-    ("mode", "verify", "checked"),
-    [
-        (EndpointTls.PREFER, True, False),
-        (EndpointTls.REQUIRE, True, True),
-        (EndpointTls.REQUIRE, False, False),
-        (EndpointTls.IMPLICIT, True, True),
-    ],
-)
-def test_what_is_verified(mode: EndpointTls, verify: bool, checked: bool) -> None:
-    context = tls_context(Endpoint("there", tls=mode, verify=verify))
-    assert context is not None
-    assert (context.verify_mode is ssl.CERT_REQUIRED, context.check_hostname) == (checked, checked)
-    assert context.minimum_version is ssl.TLSVersion.TLSv1_2

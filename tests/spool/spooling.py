@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from smtproute.core.address import Address
@@ -86,6 +87,11 @@ def mail(
     events = [Event(Happening.RECEIVED, at, message_id, None, {"size": size})]
     events += [Event(Happening.PLANNED, at, message_id, n, {"rule": "route[0]"}) for n in range(count)]
     return Accepted(message, content, deliveries(count), events)
+
+
+def held(accepted: Accepted) -> Accepted:
+    """The same, its deliveries held by their route."""
+    return replace(accepted, deliveries=[replace(each, held=True) for each in accepted.deliveries])
 
 
 def refusal(code: int) -> Refusal:

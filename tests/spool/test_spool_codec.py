@@ -71,6 +71,8 @@ delivery_values = st.builds(
     rule=texts,
     seal=st.booleans(),
     refusal=st.none() | refusals,
+    held=st.booleans(),
+    deliberate=st.booleans(),
 )
 
 
@@ -106,6 +108,11 @@ def test_the_case_that_a_domain_was_written_in_comes_back() -> None:
 def test_an_address_that_no_grammar_would_have_comes_back(local: str) -> None:
     delivery = Delivery(Kind.BOUNCE, Address(local, Domain.parse("example.org")), Address.parse("a@example.org"))
     assert unpack_delivery(pack_delivery(delivery)) == delivery
+
+
+def test_what_an_older_version_wrote_is_neither_held_nor_bounced_on_purpose() -> None:
+    address = Address.parse("a@example.org")
+    assert unpack_delivery('{"kind":"bounce","address":["a","example.org"]}') == Delivery(Kind.BOUNCE, address, address)
 
 
 def test_a_newer_version_may_have_written_more() -> None:

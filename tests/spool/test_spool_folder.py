@@ -18,6 +18,7 @@ from smtproute.spool import schema
 from smtproute.spool.queue import Change, Changed, SpoolBusy, SpoolFailed, SpoolVersion, State
 
 MB = 1 << 20
+VERSION = len(schema.MIGRATIONS)
 
 
 async def test_the_folder_is_nobody_elses_business(tmp_path: Path) -> None:
@@ -77,12 +78,12 @@ async def test_a_spool_of_a_newer_version_is_refused_and_left_alone(tmp_path: Pa
     async with opened(tmp_path) as spool:
         await spool.accept(mail("A"))
     with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
-        database.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
     (tmp_path / "bodies" / "B").write_bytes(b"")
-    with pytest.raises(SpoolVersion, match=r"version 2.*up to 1.*newer program"):
+    with pytest.raises(SpoolVersion, match=rf"version {VERSION + 1}.*up to {VERSION}.*newer program"):
         async with opened(tmp_path):
             pass
-    with pytest.raises(SpoolVersion, match=r"version 2.*version 1"):
+    with pytest.raises(SpoolVersion, match=rf"version {VERSION + 1}.*version {VERSION}"):
         async with beside(tmp_path):
             pass
     assert bodies(tmp_path) == ["B"]
@@ -94,17 +95,17 @@ async def test_an_older_spool_opens_in_a_newer_version(tmp_path: Path, monkeypat
     newer = ("ALTER TABLE message ADD COLUMN priority INTEGER NOT NULL DEFAULT 3", "CREATE TABLE lane (name TEXT)")
     broken = ("CREATE TABLE half (name TEXT)", "CREATE TABLE nonsense")
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, newer, broken))
-    with pytest.raises(SpoolVersion, match=r"version 1.*version 3"):
+    with pytest.raises(SpoolVersion, match=rf"version {VERSION}.*version {VERSION + 2}"):
         async with beside(tmp_path):
             pass
     with pytest.raises(SpoolFailed):
         async with opened(tmp_path):
             pass
     with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (VERSION + 1,)
         assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").fetchone() == (0,)
         assert database.execute("SELECT priority FROM message").fetchall() == [(3,)]
-    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[: VERSION + 1])
     async with opened(tmp_path) as spool:
         assert keys(await claim(spool)) == [("A", 0)]
         assert await spool.content("A") == octets("A", 500)

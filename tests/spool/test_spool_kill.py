@@ -25,6 +25,7 @@ from spooling import (
     delivered,
     failed,
     happened,
+    held,
     mail,
     octets,
     opened,
@@ -39,7 +40,16 @@ from smtproute.spool.sqlite import SqliteSpool
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A kill leaves what was written, synced or not; a disk that need not sync makes hundreds of runs quick."""
 LARGE = 1_300_000
-SIZES = {"small": 500, "large": LARGE, "one": 500, "two": 300_000, "three": 500, "bounce": 700, "late": 500}
+SIZES = {
+    "small": 500,
+    "large": LARGE,
+    "one": 500,
+    "two": 300_000,
+    "three": 500,
+    "bounce": 700,
+    "late": 500,
+    "kept": 500,
+}
 COUNTS = dict.fromkeys(SIZES, 1) | {"small": 2}
 LATER = NOW + 10 * 86400
 
@@ -120,6 +130,8 @@ async def every_verb(folder: Path, report: Callable[[str], None]) -> None:
         await spool.sweep(LATER, Trace(content=86400, events=2 * 86400))
         report("forgotten")
         await accept("late")
+        await spool.accept(held(mail("kept", octets("kept", SIZES["kept"]))))
+        report("accepted kept")
 
 
 def run_child(folder: Path, last: int) -> tuple[set[str], bool]:
@@ -209,6 +221,7 @@ async def settled(spool: SqliteSpool, promised: set[str], present: dict[str, lis
         assert second.attempts == 1 or "deferred small" not in promised
     if "large" in present:
         assert (present["large"] == [State.FAILED]) == ("bounce" in present), "a bounce without its cause"
+    assert present.get("kept", [State.HELD]) == [State.HELD]
     if "swept" in promised:
         assert not await there(spool, "large")
     if "forgotten" in promised:

@@ -1,0 +1,173 @@
+"""Places: every address of every server of an endpoint, and the names that give none, as an operator wants them listed.
+
+By the same look-ups as the relay. Backup servers, and addresses that rest or that failover would not reach, are
+listed too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from smtproute.core.address import Address, Domain
+from smtproute.core.choice import Candidate, Choice, Found, Looked, Resolution, Resolved, order
+from smtproute.core.decide import Routing
+from smtproute.core.routes import Form
+from smtproute.core.settings import Discover, Endpoint, Server, Settings, Store
+from smtproute.core.snapshot import Snapshot
+from smtproute.delivery.endpoint import Endpoints
+from smtproute.delivery.lmtp import lmtp_endpoint
+
+__all__ = ["Errand", "Place", "errands", "hosts", "lost", "places"]
+
+_NOWHERE = Domain.parse("localhost")
+"""The recipient's domain where none is asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """An endpoint, and the envelope that it is tried with."""
+
+    endpoint: Endpoint
+    reverse_path: Address | None = None
+    recipient: Address | None = None
+    """None: `<postmaster>`, which every server takes mail for (RFC 5321 4.5.1)."""
+
+    @property
+    def undirected(self) -> bool:
+        """Whether its servers are those of a recipient's domain, and there is no recipient."""
+        return self.endpoint.discover is Discover.RECIPIENT and self.recipient is None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One address of an endpoint, or a name that has none."""
+
+    errand: Errand
+    written: str
+    """The server as the configuration has it; with `Discover.RECIPIENT` the recipient's domain."""
+    server: Server | None
+    """Whom it was found for: the same, or a mail exchanger of it; None where it did not come to that."""
+    backup: bool
+    resolved: Resolved | None = None
+    found: Found | None = None
+    why: str = ""
+    """Why there is no address, or why this one is not used; empty for one that is."""
+
+    @property
+    def usable(self) -> bool:
+        return self.found is not None and not self.why
+
+    @property
+    def shown(self) -> str:
+        """Host and port."""
+        return str(self.server or self.written)
+
+    def __str__(self) -> str:
+        """As the trace names it: host, source, address and port."""
+        if self.server is None or self.found is None:
+            return self.shown
+        return str(Candidate(self.server, self.found.ip, self.found.source, self.backup))
+
+
+def errands(
+    snapshot: Snapshot, *, reverse_path: Address | None = None, recipient: Address | None = None
+) -> dict[str, Errand]:
+    """One for each endpoint: those of the file, docker-mailserver's relays, the mailboxes' LMTP server.
+
+    Where nobody says for whom, it is for postmaster, at the domain of the first route to it that names one.
+    """
+    return {
+        endpoint.name: Errand(endpoint, reverse_path, recipient or _recipient(snapshot.routing, endpoint))
+        for endpoint in _endpoints(snapshot.settings)
+    }
+
+
+def _endpoints(settings: Settings) -> Iterator[Endpoint]:
+    yield from settings.endpoints.values()
+    if settings.accounts.store is Store.LMTP:
+        yield lmtp_endpoint(settings.accounts)
+
+
+def _recipient(routing: Routing, endpoint: Endpoint) -> Address | None:
+    if endpoint.lmtp:  # nobody else is known there
+        return next((mailbox.address for mailbox in routing.mailboxes.values()), None)
+    for route in routing.routes:
+        if route.target.endpoint == endpoint.name and route.match.form in (Form.ADDRESS, Form.DOMAIN):
+            return Address("postmaster", Domain.parse(route.match.key.rpartition("@")[2]))
+    return None
+
+
+async def places(endpoints: Endpoints, errands: Iterable[Errand]) -> tuple[Place, ...]:
+    """Every address of these errands, an endpoint's backup servers last; of a name without one, why.
+
+    Of an endpoint whose servers are those of a recipient's domain there is nothing without a recipient.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        asked = [
+            tasks.create_task(_found(endpoints, errand, endpoint, written))
+            for errand in errands
+            for written, endpoint in _names(errand)
+        ]
+    return tuple(place for each in asked for place in each.result())
+
+
+def _names(errand: Errand) -> Iterator[tuple[str, Endpoint]]:
+    """Each name that is looked up, and the endpoint with no other server."""
+    endpoint = errand.endpoint
+    if endpoint.discover is Discover.RECIPIENT:
+        if errand.recipient is not None:
+            yield str(errand.recipient.domain), endpoint
+    elif endpoint.fault is not None:
+        yield endpoint.name, endpoint
+    else:
+        yield from ((str(each), replace(endpoint, servers=(each,), backup=())) for each in endpoint.servers)
+        yield from ((str(each), replace(endpoint, servers=(), backup=(each,))) for each in endpoint.backup)
+
+
+async def _found(endpoints: Endpoints, errand: Errand, endpoint: Endpoint, written: str) -> tuple[Place, ...]:
+    """The places of one name."""
+    choice = await endpoints.candidates(endpoint, errand.recipient.domain if errand.recipient else _NOWHERE)
+    if not choice.looked:
+        return (Place(errand, written, None, not endpoint.servers and bool(endpoint.backup), why=_refused(choice)),)
+    return tuple(place for looked in choice.looked for place in _places(errand, written, looked))
+
+
+def _places(errand: Errand, written: str, looked: Looked) -> list[Place]:
+    """The places of one server."""
+    resolved = looked.resolved
+    if not resolved.addresses:
+        return [Place(errand, written, looked.server, looked.backup, resolved, why=_failure(resolved))]
+    unused = {each.candidate.ip: each.why for each in order((looked,), family=errand.endpoint.family).passed}
+    return [
+        Place(errand, written, looked.server, looked.backup, resolved, found, unused.get(found.ip, ""))
+        for found in resolved.addresses
+    ]
+
+
+def _refused(choice: Choice) -> str:
+    refusal = choice.refusal
+    return (refusal.detail or refusal.reply.text) if refusal is not None else "no server"
+
+
+def _failure(resolved: Resolved) -> str:
+    """How the look-up ended, without the name that stands beside it."""
+    return str(resolved).removeprefix(f"{resolved.host}: ") if resolved.status is not Resolution.OK else "no address"
+
+
+def lost(found: Sequence[Place]) -> tuple[Place, ...]:
+    """The places of names that give no usable address."""
+    good = {_name(each) for each in found if each.usable}
+    return tuple(each for each in found if _name(each) not in good)
+
+
+def _name(place: Place) -> tuple[str, str, bool]:
+    return place.errand.endpoint.name, place.written, place.backup
+
+
+def hosts(settings: Settings) -> tuple[str, ...]:
+    """The host names of endpoints whose own addresses are used; no UNIX sockets."""
+    endpoints = [each for each in _endpoints(settings) if each.discover is Discover.A]
+    servers = [server for each in endpoints for server in (*each.servers, *each.backup)]
+    return tuple(dict.fromkeys(server.host for server in servers if not server.socket))

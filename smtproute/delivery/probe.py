@@ -1,0 +1,165 @@
+"""Probe: what an operator would try by hand with telnet, at one address of an endpoint, and what came of it.
+
+It goes by the relay's own client and settings, up to a MAIL and a RCPT that RSET takes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from smtproute.core.outcome import Answer, Stage
+from smtproute.core.settings import Endpoint, EndpointTls
+from smtproute.core.transcript import Arrow, Line
+from smtproute.delivery.certificate import Certificate, read
+from smtproute.delivery.places import Errand, Place, lost
+from smtproute.smtp.client import Connection, Mail
+from smtproute.smtp.opening import Learnt, Opening, Terms, Timeouts, Unreachable
+from smtproute.smtp.sasl import Credentials
+from smtproute.smtp.tls import TlsFault, tls_context
+from smtproute.world import World
+
+__all__ = ["Probe", "Prober"]
+
+AT_ONCE = 10
+"""How many addresses are probed at the same time."""
+TIMEOUTS = Timeouts(connect=5.0, tls=10.0, greeting=10.0, ehlo=10.0, mail=10.0, rcpt=10.0, quit=2.0)
+"""Seconds: somebody waits for the answer. Servers that let clients wait greet after six (postscreen(8))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What came of one place."""
+
+    place: Place
+    at: float
+    """When it was made, in seconds since the epoch."""
+    answer: Answer
+    """The server's to RCPT; or what went wrong, and at which stage. `Stage.DATA` is the RSET in its place."""
+    learnt: Learnt
+    certificate: Certificate | None = None
+    downgrade: str = ""
+    """Why it went in plain text, though TLS is preferred."""
+    transcript: tuple[Line, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return _yes(self.answer)
+
+    @property
+    def verified(self) -> bool:
+        """Whether a certificate was verified, and is good."""
+        endpoint, shown = self.place.errand.endpoint, self.certificate
+        wanted = endpoint.verify and endpoint.tls in (EndpointTls.REQUIRE, EndpointTls.IMPLICIT)
+        return wanted and shown is not None and not shown.refused
+
+    def __str__(self) -> str:
+        """How it failed, in the words of a delivery that failed so."""
+        if self.place.found is None:
+            return f"{self.place.server.host if self.place.server else self.place.written}: {self.answer.how}"
+        return f"{self.place} {self.answer.how}"
+
+
+class Prober:
+    """Probes places of these errands. Their TLS files are read here: tens of milliseconds, in which nothing else runs.
+
+    A certificate that is refused is looked at in a second handshake, for information: it verifies nothing, shows no
+    certificate of ours, and neither credentials nor mail follow it.
+    """
+
+    def __init__(self, errands: Collection[Errand], helo: str, world: World, timeouts: Timeouts = TIMEOUTS) -> None:
+        self._helo = helo
+        self._world = world
+        self._timeouts = timeouts
+        endpoints = [errand.endpoint for errand in errands]
+        self._contexts = {each.name: _context(each) for each in endpoints}
+        self._unverified = {
+            each.name: _context(replace(each, verify=False, certificate="", key="")) for each in endpoints
+        }
+
+    async def probe(self, found: Sequence[Place]) -> list[Probe]:
+        """Every address, and every name that gives none, in their order; several at once.
+
+        Addresses of a family that the endpoint does not use are left out, where it has others.
+        """
+        without = lost(found)
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def one(place: Place) -> Probe:
+            async with room:
+                return await self._probe(place)
+
+        async with asyncio.TaskGroup() as tasks:
+            tried = [place for place in found if place.usable or place.found is None or place in without]
+            made = [tasks.create_task(one(place)) for place in tried]
+        return [each.result() for each in made]
+
+    async def _probe(self, place: Place) -> Probe:
+        now = self._world.clock.now()
+        errand = place.errand
+        context = self._contexts[errand.endpoint.name]
+        if not place.usable:
+            return Probe(place, now, Answer(Stage.RESOLVE, None, place.why), Learnt())
+        if isinstance(context, TlsFault):
+            note = Line(Arrow.NOTE, now, str(context))
+            return Probe(place, now, Answer(Stage.STARTTLS, None, str(context)), Learnt(), transcript=(note,))
+        opening = self._opening(place, context, _credentials(errand.endpoint))
+        try:
+            await _open(opening)
+        except Unreachable as failed:
+            shown = read(failed.learnt.certificate)
+            if failed.answer.stage is Stage.STARTTLS and shown is None:
+                shown = await self._refused(place, failed.answer.how)
+            return Probe(place, now, failed.answer, failed.learnt, shown, transcript=failed.transcript)
+        connection = Connection(opening)
+        recipients = () if errand.recipient is None else (errand.recipient,)
+        answers = await connection.rehearse(Mail(errand.reverse_path, recipients))
+        await connection.quit()
+        failures = [each for each in answers if not _yes(each)]
+        answer = failures[0] if failures else answers[1]
+        shown = read(opening.learnt.certificate)
+        return Probe(place, now, answer, opening.learnt, shown, opening.downgrade, connection.transcript)
+
+    def _opening(self, place: Place, context: ssl.SSLContext | None, login: Credentials | None) -> Opening:
+        assert place.server is not None and place.found is not None, "a place without an address is not probed"
+        endpoint = place.errand.endpoint
+        terms = Terms(endpoint.tls, context, self._helo, endpoint.tls_name, login, endpoint.lmtp, self._timeouts)
+        return Opening(place.server, place.found.ip, terms, self._world)
+
+    async def _refused(self, place: Place, why: str) -> Certificate | None:
+        """What the certificate says that was refused."""
+        context = self._unverified[place.errand.endpoint.name]
+        if isinstance(context, TlsFault):
+            return None
+        opening = self._opening(place, context, None)
+        try:
+            await _open(opening)
+        except Unreachable:
+            pass
+        finally:
+            opening.abort()
+        return read(opening.learnt.certificate, why)
+
+
+async def _open(opening: Opening) -> None:
+    """Raises Unreachable."""
+    await opening.connect()
+    await opening.greet()
+    await opening.enter()
+
+
+def _credentials(endpoint: Endpoint) -> Credentials | None:
+    return Credentials(endpoint.username, endpoint.password.encode()) if endpoint.username else None
+
+
+def _context(endpoint: Endpoint) -> ssl.SSLContext | TlsFault | None:
+    try:
+        return tls_context(endpoint)
+    except TlsFault as fault:
+        return fault
+
+
+def _yes(answer: Answer) -> bool:
+    return answer.reply is not None and 200 <= answer.reply.code < 300

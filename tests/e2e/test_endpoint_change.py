@@ -1,0 +1,83 @@
+"""An endpoint's address changes while mail is pouring in: nothing is lost, and the old address gets nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+
+import pytest
+
+from smtproute.app import Relay
+from smtproute.core.event import Event, Happening
+from smtproute.testing.upstream import Upstream
+from tests.e2e.conftest import Lab
+
+OLD, NEW = "127.0.0.2", "127.0.0.3"
+CLIENTS = 6
+BEFORE = 100
+"""Messages that the old server has when the name changes."""
+AFTER = 20
+"""Messages that each client hands in once the change is known."""
+MOST = 500
+"""Messages that a client hands in at most."""
+
+
+async def pour(lab: Lab, relay: Relay, client: int, queued: list[str]) -> None:
+    """One client's messages, one after the other, each to a recipient of its own."""
+    after = 0
+    for number in range(MOST):
+        queued.append(await lab.accepted(relay, f"{client}-{number}@far.example"))
+        after += bool(lab.journal.of(Happening.RESOLVED))
+        if after == AFTER:
+            return
+    raise AssertionError("the change was not noticed")
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["the old server goes on", "the old server stops"])
+async def test_under_load(lab: Lab, stopped: bool) -> None:
+    lab.resolver = 'watch = "1s"'
+    async with AsyncExitStack() as stack:
+        old = await stack.enter_async_context(Upstream(host=OLD))
+        new = await lab.upstream("far.internal", ip=NEW, port=old.port)
+        lab.zone.set("far.internal", "A", [OLD])
+        keys = "max_connections = 4\nmax_messages = 5"
+        relay = await lab.application(f"far.internal:{old.port}", keys=keys, more='[queue]\nretry = ["1s"]')
+        queued: list[str] = []
+        async with asyncio.TaskGroup() as clients:
+            for client in range(CLIENTS):
+                clients.create_task(pour(lab, relay, client, queued))
+            await old.wait(BEFORE)
+            assert new.received == []
+            lab.zone.set("far.internal", "A", [NEW])
+            if stopped:
+                await stack.aclose()
+        for message in queued:
+            await lab.journal.finished(message, 1)
+        (changed,) = lab.journal.of(Happening.RESOLVED)
+        assert (changed.facts["appeared"], changed.facts["vanished"]) == ([NEW], [OLD])
+        await old.quiet()
+
+    copies = Counter(recipient for far in (old, new) for each in far.received for recipient in each.recipients)
+    assert len(copies) == len(queued) >= BEFORE + CLIENTS * AFTER
+    # Of a server that stops after the dot nobody knows whether it has taken the message: then it is sent again.
+    assert {recipient for recipient, count in copies.items() if count > 1} <= ambiguous(lab)
+    assert lab.journal.of(Happening.FAILED) == []
+
+    late = [line for line in said_to(lab, OLD) if line[0] > changed.at]
+    assert [text for _, text in late if text.startswith("MAIL ")] == []
+    assert sum(text.startswith("connected to ") for _, text in late) <= 4  # those under way at that moment
+    assert len(new.received) >= CLIENTS * AFTER
+
+
+def ambiguous(lab: Lab) -> set[str]:
+    """The recipients of whom nobody knows whether a server has taken their message."""
+    deferred = lab.journal.of(Happening.DEFERRED)
+    return {event.facts["address"] for event in deferred if "ambiguous" in event.facts["detail"]}
+
+
+def said_to(lab: Lab, ip: str) -> list[tuple[float, str]]:
+    """What went to this address and what was noted of it, with its time."""
+    attempts: list[Event] = [each for each in lab.journal.of(Happening.ATTEMPT) if each.facts["ip"] == ip]
+    lines = [line for each in attempts for line in each.facts["transcript"]]
+    return [(at, text) for arrow, at, text in lines if arrow in ("->", "==")]
