@@ -7,11 +7,11 @@ listed too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from smtproute.core.address import Address, Domain
-from smtproute.core.choice import Candidate, Choice, Found, Looked, Resolution, Resolved, order
+from smtproute.core.choice import Candidate, Choice, Found, Looked, Resolution, Resolved, Spot
 from smtproute.core.decide import Routing
 from smtproute.core.routes import Form
 from smtproute.core.settings import Discover, Endpoint, Server, Settings, Store
@@ -131,17 +131,17 @@ async def _found(endpoints: Endpoints, errand: Errand, endpoint: Endpoint, writt
     choice = await endpoints.candidates(endpoint, errand.recipient.domain if errand.recipient else _NOWHERE)
     if not choice.looked:
         return (Place(errand, written, None, not endpoint.servers and bool(endpoint.backup), why=_refused(choice)),)
-    return tuple(place for looked in choice.looked for place in _places(errand, written, looked))
+    unused = {each.candidate.spot: each.why for each in choice.passed}
+    return tuple(place for looked in choice.looked for place in _places(errand, written, looked, unused))
 
 
-def _places(errand: Errand, written: str, looked: Looked) -> list[Place]:
-    """The places of one server."""
+def _places(errand: Errand, written: str, looked: Looked, unused: Mapping[Spot, str]) -> list[Place]:
+    """The places of one server; `unused`: the addresses that are passed over, and why."""
     resolved = looked.resolved
     if not resolved.addresses:
         return [Place(errand, written, looked.server, looked.backup, resolved, why=_failure(resolved))]
-    unused = {each.candidate.ip: each.why for each in order((looked,), family=errand.endpoint.family).passed}
     return [
-        Place(errand, written, looked.server, looked.backup, resolved, found, unused.get(found.ip, ""))
+        Place(errand, written, looked.server, looked.backup, resolved, found, unused.get((looked.server, found.ip), ""))
         for found in resolved.addresses
     ]
 

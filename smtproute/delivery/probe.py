@@ -82,7 +82,7 @@ class Prober:
     async def probe(self, found: Sequence[Place]) -> list[Probe]:
         """Every address, and every name that gives none, in their order; several at once.
 
-        Addresses of a family that the endpoint does not use are left out, where it has others.
+        Addresses that the relay does not use (another family, no route) are left out, where the name has others.
         """
         without = lost(found)
         room = asyncio.Semaphore(AT_ONCE)

@@ -79,7 +79,7 @@ class _Secured(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        pass
+        self._gone()
 
 
 class Session(SMTP):
@@ -145,13 +145,13 @@ class Session(SMTP):
 
         Nor can it be told from one that is gone: it gets them without delay.
         """
-        pass
+        self._door.hurry()
         return super(SMTP, self).eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The next read or write will tell. A Door that is committing goes on."""
         super(SMTP, self).connection_lost(error)
-        pass
+        self._door.hurry()
 
     # What the listener does with it.
 
@@ -162,7 +162,7 @@ class Session(SMTP):
     def shut_down(self) -> None:
         """Ends the session as soon as no transaction is open: now, if it is idle."""
         self._draining = True
-        pass
+        self._door.hurry()
         if not self._in_transaction and self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self.loop.time())
 

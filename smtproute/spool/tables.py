@@ -19,7 +19,7 @@ from typing import Any, TypeVar, assert_never
 from smtproute.core.event import Event, Happening
 from smtproute.core.outcome import Result
 from smtproute.spool import codec
-from smtproute.spool.queue import Change, Entry, Message, Settlement, SpoolFailed, State, left_out
+from smtproute.spool.queue import Change, Entry, Message, Settlement, SpoolFailed, State
 from smtproute.spool.schema import Body, KeptFor
 
 __all__ = [
@@ -286,9 +286,12 @@ _FROM = "FROM delivery d LEFT JOIN message m ON m.id = d.message"
 
 
 def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]], without: Set[str], limit: int) -> Due:
-    """Up to `limit` queued deliveries that are due, not taken and for none of the places `without`, the longest due
-    first. Raises sqlite3.Error.
+    """Up to `limit` queued deliveries that are due, not taken and not `left_out`, the longest due first.
+
+    Raises sqlite3.Error.
     """
+    elsewhere = " AND NOT (place = ? OR place >= ? AND place < ?)" * len(without)
+    binding = [bound for place in without for bound in (place, f"{place}/", f"{place}0")]  # 0 comes after /
     keys: list[tuple[str, int]] = []
     next_due = math.inf
     connection.execute("BEGIN")
@@ -296,12 +299,13 @@ def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]],
         # First by the index alone: those that are taken stand at its beginning, and there may be thousands.
         with closing(
             connection.execute(
-                "SELECT CAST(due_at AS REAL), message, number, place FROM delivery"
-                " WHERE state = 'queued' ORDER BY due_at"
+                "SELECT CAST(due_at AS REAL), message, number FROM delivery"
+                f" WHERE state = 'queued'{elsewhere} ORDER BY due_at",
+                binding,
             )
         ) as waiting:
-            for due_at, message, number, place in waiting:
-                if (message, number) in taken or left_out(place, without):
+            for due_at, message, number in waiting:
+                if (message, number) in taken:
                     continue
                 if due_at > now or len(keys) == limit:
                     next_due = due_at

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import ssl
-from pathlib import Path
 
 import pytest
 import trustme
@@ -93,7 +92,7 @@ class House:
         return "\n".join(render(await self.lab.trace(self.relay, self.message)))
 
 
-def written(one: Upstream, two: Upstream, timeout: str = "30s", silence: str = "5m", more: str = "") -> str:
+def written(one: Upstream, two: Upstream, timeout: str = "5m", silence: str = "5m", more: str = "") -> str:
     return PROXY.format(one=one.port, two=two.port, timeout=timeout, silence=silence, more=more)
 
 
@@ -169,7 +168,7 @@ async def test_where_nobody_is_reached_the_reply_is_ours(lab: Lab) -> None:
         closed.bind(("127.0.0.1", 0))
         two = await lab.upstream("mx.two.example")
         lab.zone.set("mx.one.example", "A", ["127.0.0.1"])
-        text = PROXY.format(one=closed.getsockname()[1], two=two.port, timeout="30s", silence="5m", more="")
+        text = PROXY.format(one=closed.getsockname()[1], two=two.port, timeout="5m", silence="5m", more="")
         at = House(lab, two, two, await lab.started(text))
         assert await at.reply("x@one.example") == "451 4.4.1 No server took the message"
         assert await at.states() == [State.REMOVED]
@@ -337,7 +336,7 @@ async def test_a_relay_that_stops_keeps_nobody_waiting_and_loses_nothing(lab: La
         assert (await two.wait(1))[0].recipients == ("late@two.example",)
 
 
-async def test_a_crash_before_the_reply_may_duplicate_and_does_not_lose(tmp_path: Path) -> None:
+async def test_a_crash_before_the_reply_may_duplicate_and_does_not_lose(lab: Lab) -> None:
     kill: list[int] = []
 
     async def crash(received: Received) -> None:
@@ -345,9 +344,9 @@ async def test_a_crash_before_the_reply_may_duplicate_and_does_not_lose(tmp_path
             os.kill(kill.pop(), signal.SIGKILL)
 
     async with Upstream(on_message=crash) as far:
-        file = tmp_path / "smtproute.toml"
+        file = lab.folder / "smtproute.toml"
         file.write_text(
-            f'state = "{tmp_path}/state"\nhostname = "mail.example.org"\ndefault = {{ endpoint = "far" }}\n'
+            f'state = "{lab.folder}/state"\nhostname = "mail.example.org"\ndefault = {{ endpoint = "far" }}\n'
             '[listener.app]\nbind = "127.0.0.1:0"\nreply = "delivered"\n'
             f'[endpoint.far]\nservers = ["far.internal:{far.port}"]\n'
             '[resolver]\nstatic = { "far.internal" = ["127.0.0.1"] }\n'

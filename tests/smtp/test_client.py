@@ -456,6 +456,12 @@ async def test_a_refusal_of_data_counts_whatever_comes_of_the_rset_after_it(
             assert upstream.sessions[0].commands().count("RSET") == 1
 
 
+async def test_a_refusal_of_data_counts_though_the_rset_after_it_is_refused() -> None:
+    async with connected(on("DATA", "554 5.7.1 No"), on("RSET", "500 5.5.2 What?")) as (connection, _):
+        dialogue = await connection.send(mail(), CONTENT)
+    assert dialogue.answers == (Answer(Stage.DATA, Reply(554, "5.7.1", "No")),)
+
+
 @pytest.mark.parametrize("verb", ["CONNECT", "EHLO"])
 async def test_a_server_that_goes_astray_before_it_is_greeted(verb: str) -> None:
     """After the greeting, and after the refusal of EHLO, before HELO."""

@@ -99,6 +99,8 @@ async def test_tls_carries_the_message(mode: EndpointTls, ca_file: Path) -> None
     assert mail_line.arrow is Arrow.SENT_TLS
     assert (mode is EndpointTls.IMPLICIT) == ("STARTTLS" not in texts(first))
     assert f"TLS started: {first.tls}" in texts(first)
+    assert connection.learnt.tls == first.tls
+    assert "mx.test" in connection.learnt.certificate.decode("latin-1")
     assert texts(first).count("EHLO relay.test") == (1 if mode is EndpointTls.IMPLICIT else 2)
 
 
@@ -263,9 +265,12 @@ async def test_prefer_goes_in_plain_text_where_the_server_wants_a_certificate_th
     context = demanding()
     context.minimum_version = context.maximum_version = version
     async with Upstream(tls=context) as upstream:
-        dialogue = await deliver(upstream, EndpointTls.PREFER, ca_file)
+        connection = await connect(upstream, EndpointTls.PREFER, ca_file)
+        dialogue = await connection.send(MAIL, CONTENT)
+        connection.abort()
         assert upstream.connections == 2
     assert (dialogue.answers, dialogue.tls) == (TAKEN, "")
+    assert (connection.learnt.tls, connection.learnt.certificate) == ("", b"")
     assert dialogue.downgrade
     assert f"{dialogue.downgrade}: once more in plain text" in texts(dialogue)
 

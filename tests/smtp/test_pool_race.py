@@ -136,6 +136,24 @@ async def test_who_is_slow_to_greet_may_still_be_the_first() -> None:
     assert sending.result().candidate == at(first.port)
 
 
+async def test_of_two_that_greet_at_once_one_is_left() -> None:
+    go = asyncio.Event()
+    greets = on("CONNECT", Wait(go))
+    async with Upstream([greets]) as first, Upstream([greets]) as second:
+        async with asyncio.TaskGroup() as group:
+            timeouts = replace(PATIENT, next_greeting=0.0)
+            sending = group.create_task(send(timeouts, at(first.port), at(second.port)))
+            await first.connected()
+            await second.connected()
+            for _ in range(50):
+                await asyncio.sleep(0)
+            go.set()
+        await first.quiet()
+        await second.quiet()
+        assert len(first.received) + len(second.received) == 1
+    assert sending.result().dialogue.answers == TAKEN
+
+
 async def test_who_was_beaten_before_it_was_late_has_not_failed(dead: int) -> None:
     """It has its turn where the winner then fails."""
     go = asyncio.Event()

@@ -57,6 +57,22 @@ def test_a_place_is_left_out_with_all_that_it_begins_with() -> None:
     assert not left_out(place, set())
 
 
+async def test_the_database_leaves_out_what_memory_does(tmp_path: Path) -> None:
+    """Also a sender or an endpoint whose name only begins like a full one's."""
+    senders = ("bulk.example", "bulk.example0", "bulk.example.org", "bulk.exampl", "<>")
+    async with opened(tmp_path) as spool:
+        for sender in senders:
+            await spool.accept(letter(sender, "" if sender == "<>" else f"x@{sender}"))
+    every = [f"endpoint {name}" for name in ("gitlab", "gitla", "gitlab0")]
+    every += [f"endpoint gitlab/{sender}" for sender in senders]
+    every += [f"endpoint gitlab/{sender}/git.example.org" for sender in senders]
+    for without in every:
+        async with opened(tmp_path) as spool:
+            entries, _ = await spool.claim(NOW, 10, frozenset({without}))
+            found = {entry.place for entry in entries}
+        assert found == {place for place in places(tmp_path).values() if not left_out(place, {without})}, without
+
+
 async def test_one_letter_is_found_behind_much_mail_of_a_domain_that_has_no_room(tmp_path: Path) -> None:
     without = frozenset({"endpoint gitlab/bulk.example"})
     async with opened(tmp_path) as spool:
