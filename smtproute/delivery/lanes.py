@@ -13,7 +13,7 @@ from smtproute.delivery.attempt import Job
 
 __all__ = ["Claimed", "Lane", "Queued"]
 
-_WINDOW = 10_000
+_WINDOW = 40_000
 """Deliveries that are claimed at once, running or waiting in their lane."""
 _LANE = 2000
 """Of them, how many one lane may have: a server that hangs fills its own lane and nobody else's."""

@@ -24,11 +24,11 @@ from smtproute.core.settings import EndpointTls, Server
 from smtproute.core.transcript import Line
 from smtproute.smtp import wire
 from smtproute.smtp.channel import ASTRAY, CHUNK, Broken, Channel, Said
-from smtproute.smtp.opening import TIMEOUTS, Opening, Terms, Timeouts, Unreachable
+from smtproute.smtp.opening import TIMEOUTS, Opening, Terms, Timeouts
 from smtproute.smtp.sasl import Credentials
 from smtproute.world import World
 
-__all__ = ["TIMEOUTS", "Connection", "Dialogue", "Gone", "Mail", "Timeouts", "Unreachable"]
+__all__ = ["Connection", "Dialogue", "Gone", "Mail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ class _Transaction:
         if reply.code != 354:
             if reply.positive or self._channel.astray:
                 self._astray("the server answered DATA with neither 354 nor a refusal" if reply.positive else ASTRAY)
-            if reply.permanent and taken:
+            if reply.permanent and self.begun and taken:
                 await self._in_step()
             self._settle(Answer(Stage.DATA, reply))
         elif self.begun and taken:

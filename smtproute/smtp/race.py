@@ -15,7 +15,10 @@ from smtproute.core.choice import Candidate
 from smtproute.core.outcome import Stage
 from smtproute.smtp.opening import Opening, Timeouts, Unreachable
 
-__all__ = ["Race", "Runner"]
+__all__ = ["ABREAST", "Race", "Runner"]
+
+ABREAST = 10
+"""How many addresses are raced at once: a name with a hundred dead ones is not to take every descriptor we have."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,10 +87,11 @@ class Race:
                 pass
 
     def _due(self) -> float | None:
-        """When the next one starts if nothing happens; None: all have."""
-        if not self._waiting:
+        """When the next one starts if nothing happens; None: all have, or enough are under way."""
+        under_way = sum(runner.failure is None for runner in self.started)
+        if not self._waiting or under_way >= ABREAST:
             return None
-        if all(runner.failure for runner in self.started):
+        if not under_way:
             return 0.0
         last, timeouts = self.started[-1], self._timeouts
         if last.connected is not None and last.failure is None:

@@ -262,12 +262,10 @@ def postfix(folder: Path, files: Files) -> Iterator[Postfix]:
     address = f"127.83.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"  # where nobody else takes the port meanwhile
     port = _free_port(address)
     patterns = f" pcre:{config}/regexp" if files.regexp is not None else ""
-    (config / "main.cf").write_text(
-        MAIN.format(
-            config=config, queue=queue, data=data, daemons=daemons, owner=owner, folder=folder, patterns=patterns
-        )
-        + files.more.format(config=config)
+    main = MAIN.format(
+        config=config, queue=queue, data=data, daemons=daemons, owner=owner, folder=folder, patterns=patterns
     )
+    (config / "main.cf").write_text(_overridden(main, files.more.format(config=config)))
     (config / "master.cf").write_text(f"{address}:{port} inet n - n - {SESSIONS * 2} smtpd\n{SERVICES}")
     for written in config.iterdir():
         os.utime(written, (0, 0))  # Postfix waits for files of this second to cool down
@@ -282,6 +280,12 @@ def postfix(folder: Path, files: Files) -> Iterator[Postfix]:
         finally:
             master.terminate()
             master.wait(DEADLINE)
+
+
+def _overridden(main: str, more: str) -> str:
+    """Both, each parameter once: postlogd warns of one given twice, into a queue that it does not read yet."""
+    names = re.findall(r"^(\w+) =", more, re.MULTILINE)
+    return "".join(line for line in main.splitlines(True) if line.partition(" =")[0] not in names) + more
 
 
 def _free_port(address: str) -> int:

@@ -12,7 +12,8 @@ from smtproute.core.address import Address
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.reply import Reply
 from smtproute.core.settings import EndpointTls, Server
-from smtproute.smtp.client import TIMEOUTS, Connection, Dialogue, Mail, Timeouts, Unreachable
+from smtproute.smtp.client import Connection, Dialogue, Mail
+from smtproute.smtp.opening import TIMEOUTS, Timeouts, Unreachable
 from smtproute.testing.upstream import EXTENSIONS, Drop, Hang, Raw, Rule, Upstream, on
 from smtproute.world import World
 

@@ -19,7 +19,7 @@ from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
 from smtproute.smtp.client import Mail
 from smtproute.smtp.opening import Opening, Terms, Timeouts
 from smtproute.smtp.pool import NobodyReached, Pool, Sent
-from smtproute.smtp.race import Race, Runner
+from smtproute.smtp.race import ABREAST, Race, Runner
 from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Drop, Mute, Upstream, Wait, blackhole, on
 from smtproute.world import World
@@ -245,6 +245,23 @@ async def test_when_nobody_is_reached_everybody_is_named(refused: int, dead: int
         (at(silent.port), Stage.GREETING, "no answer within 0.3 s"),
     ]
     assert f"mx.test (static, 127.0.0.1:{refused}) connect: connection refused" in str(raised.value)
+
+
+async def test_no_more_than_so_many_are_raced_at_once(dead: int) -> None:
+    terms = Terms(EndpointTls.NEVER, None, "relay.test")
+    candidates = [at(dead, f"{number}.test") for number in range(ABREAST + 5)]
+    race = Race(
+        [Runner(each, Opening(each.server, each.ip, terms, World())) for each in candidates],
+        replace(PATIENT, next_connect=0.0, connect=LONG),
+    )
+    async with asyncio.TaskGroup() as group:
+        racing = group.create_task(race.winner())
+        while len(race.started) < ABREAST:
+            await asyncio.sleep(0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(race.started) == ABREAST
+        racing.cancel()
 
 
 async def test_who_gives_up_in_mid_race_leaves_no_socket_and_no_place_behind() -> None:
