@@ -173,11 +173,12 @@ class Attempts:
     async def _to_lmtp(self, job: Job, report: Report, settle: Settle) -> None:
         settings = self._snapshot().settings
         endpoint = lmtp_endpoint(settings.accounts)
+        since = self._world.clock.now()
         async with self._chosen(job, endpoint, report) as choice:
             if choice is not None:
                 content = await self._spool.content(job.message.id)
                 copy = lmtp_copy(job.message, content, str(settings.hostname))
-                await self._failover(job, endpoint, choice, copy, report, settle)
+                await self._failover(job, endpoint, choice, since, copy, report, settle)
 
     async def _to_maildir(self, job: Job, report: Report) -> None:
         hostname = str(self._snapshot().settings.hostname)
@@ -211,10 +212,11 @@ class Attempts:
             refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
             report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
             return
+        since = self._world.clock.now()
         async with self._chosen(job, endpoint, report) as choice:
             if choice is not None:
                 copy = await self._copy(job, endpoint, report)
-                await self._failover(job, endpoint, choice, copy, report, settle)
+                await self._failover(job, endpoint, choice, since, copy, report, settle)
 
     async def _copy(self, job: Job, endpoint: Endpoint, report: Report) -> Copy:
         """What leaves for an endpoint."""
@@ -246,7 +248,14 @@ class Attempts:
             yield None
 
     async def _failover(
-        self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report, settle: Settle
+        self,
+        job: Job,
+        endpoint: Endpoint,
+        choice: Choice,
+        since: float,
+        copy: Copy,
+        report: Report,
+        settle: Settle,
     ) -> None:
         """Sends to the first server that is reached, and to the next what that one has not answered for good."""
         message = job.message
@@ -258,7 +267,7 @@ class Attempts:
             recipients = tuple(each.delivery.address for each in waiting)
             mail = Mail(message.envelope.reverse_path, recipients, eight_bit, message.envelope.smtputf8)
             left = waiting
-            for candidate, dialogue in await self._dialogues(endpoint, candidates, mail, copy.content):
+            for candidate, dialogue in await self._dialogues(endpoint, candidates, mail, copy.content, since):
                 self._learn(endpoint, candidate, dialogue)
                 report.events.append(self._dialogue(job, endpoint, candidate, copy, waiting, dialogue))
                 if dialogue.new and dialogue.downgrade:
@@ -285,11 +294,11 @@ class Attempts:
             report.outcomes.append((entry, self._nobody_took(entry, endpoint, choice, said[entry.number])))
 
     async def _dialogues(
-        self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes
+        self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes, since: float
     ) -> list[tuple[Candidate, Dialogue]]:
         """One transaction with the first candidate that is reached, and before it what came of those that were not."""
         try:
-            sent = await self._pool.send(endpoint, candidates, mail, content)
+            sent = await self._pool.send(endpoint, candidates, mail, content, since)
             unreached, reached = sent.unreached, [(sent.candidate, sent.dialogue)]
         except NobodyReached as nobody:
             unreached, reached = nobody.unreached, []

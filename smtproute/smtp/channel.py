@@ -100,7 +100,7 @@ class Channel(asyncio.Protocol):
             while (reply := self._parser.next()) is not None:
                 self._replies.append(reply)
         except wire.WireError as error:
-            self.fail(error.reply.text)
+            self.fail(_within(error.reply.text))
         self._allowance -= len(data)
         if len(self._replies) > self._owed + 1:
             self.fail("the server answers what it was not asked")
@@ -226,6 +226,8 @@ class Channel(asyncio.Protocol):
         self._parser = wire.Replies()
         self._replies.clear()
         self._tail = b""
+        if self.lost:
+            raise Broken(f"TLS handshake failed: {self.lost}")
         try:
             transport = await asyncio.get_running_loop().start_tls(
                 self._transport,
@@ -295,15 +297,14 @@ def _why(error: Exception) -> str:
         case ssl.SSLCertVerificationError():
             return f"certificate refused: {error.verify_message}"
         case OSError(errno=int(number)) if not isinstance(error, ssl.SSLError):
-            return _strerror(number)
+            return _within(os.strerror(number))
         case _:
             return str(error) or "connection lost"
 
 
-def _strerror(number: int) -> str:
-    """In lower case at the front, to stand within a sentence: "connection refused"."""
-    text = os.strerror(number)
-    return text[0].lower() + text[1:]
+def _within(text: str) -> str:
+    """As it stands within a sentence: "connection refused"."""
+    return text[:1].lower() + text[1:]
 
 
 async def connect(server: Server, ip: str, world: World, transcript: list[Line], seconds: float) -> Channel:
@@ -321,7 +322,7 @@ async def connect(server: Server, ip: str, world: World, transcript: list[Line],
             else:
                 _, channel = await loop.create_connection(made, ip, server.port)
     except OSError as error:  # TimeoutError, which is one, has no number where the deadline is ours
-        why = _strerror(error.errno) if error.errno else f"no connection within {seconds:g} s"
+        why = _within(os.strerror(error.errno)) if error.errno else f"no connection within {seconds:g} s"
         transcript.append(Line(Arrow.NOTE, world.clock.now(), f"not connected to {shown}: {why}"))
         raise Broken(why) from None
     return channel

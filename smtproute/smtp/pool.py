@@ -29,6 +29,8 @@ _TICK = 10.0
 """Seconds between two looks for connections that were idle too long."""
 _GLANCE = 1.0
 """Seconds after which who waits for its turn looks whether a reload has changed the rate."""
+_MEMORY = 86400.0
+"""Seconds after which a vanished address is forgotten: no message is under way for so long."""
 _VANISHED = "it is no longer an address of the server"
 
 
@@ -73,8 +75,8 @@ class _Lane:
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
     kept: list[_Kept] = field(default_factory=list)
     """In the order of `since`."""
-    errands: set[_Errand] = field(default_factory=set)
-    """The messages that wait, are connected for, or are on their way."""
+    vanished: dict[tuple[Server, str], float] = field(default_factory=dict)
+    """When each address was last withdrawn."""
     pacing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whose turn it is, by the rate: the others wait behind it."""
     went: float | None = None
@@ -128,12 +130,13 @@ class _Errand:
     endpoint: Endpoint
     mail: Mail
     content: bytes
-    vanished: set[tuple[Server, str]] = field(default_factory=set)
-    """What is no address any more since this began."""
+    since: float
+    """What vanishes from this time on is no candidate any more."""
 
     def lost(self, candidate: Candidate) -> bool:
         """Whether the candidate has vanished."""
-        return (candidate.server, candidate.ip) in self.vanished
+        at = self.lane.vanished.get((candidate.server, candidate.ip))
+        return at is not None and at >= self.since
 
     def key(self, candidate: Candidate) -> _Key:
         return self.endpoint, candidate.server, candidate.ip
@@ -171,32 +174,36 @@ class Pool:
                 await self._world.clock.sleep(min(seconds, _GLANCE))
             lane.went = self._world.clock.now()
 
-    async def send(self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes) -> Sent:
+    async def send(
+        self,
+        endpoint: Endpoint,
+        candidates: Sequence[Candidate],
+        mail: Mail,
+        content: bytes,
+        since: float | None = None,
+    ) -> Sent:
         """One transaction with the first of these candidates that is reached, by a kept connection or by a race.
 
         It waits for a place under `max_connections` first, which counts messages: for a moment a race may hold more
         sockets than that, on which nobody has been greeted yet. A kept connection to the first candidate that turns
         out dead before the server answered MAIL is replaced by a new one; nothing is ever sent twice after that.
-        Raises NobodyReached.
+        What has vanished since the candidates were looked up (`since`, else now) is left out. Raises NobodyReached.
         """
         lane = self._lane(endpoint.name)
-        errand = _Errand(lane, endpoint, mail, content)
-        lane.errands.add(errand)
+        errand = _Errand(lane, endpoint, mail, content, self._world.clock.now() if since is None else since)
+        await lane.enter(endpoint.max_connections)
         try:
-            await lane.enter(endpoint.max_connections)
-            try:
-                return await self._send(errand, candidates)
-            finally:
-                lane.leave()
+            return await self._send(errand, candidates)
         finally:
-            lane.errands.remove(errand)
+            lane.leave()
 
     def vanished(self, endpoint: str, server: Server, ips: frozenset[str]) -> None:
         """These are no addresses of the server any more: idle connections to them are closed, others after use."""
         lane = self._lane(endpoint)
         addresses = {(server, ip) for ip in ips}
-        for errand in lane.errands:
-            errand.vanished |= addresses
+        now = self._world.clock.now()
+        lane.vanished = {address: at for address, at in lane.vanished.items() if at > now - _MEMORY}
+        lane.vanished |= dict.fromkeys(addresses, now)
         self._parting += [kept.connection for kept in lane.kept if kept.key[1:] in addresses]
         lane.kept = [kept for kept in lane.kept if kept.key[1:] not in addresses]
         self._vanished.set()

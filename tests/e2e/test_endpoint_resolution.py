@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from smtproute.core.event import Happening
 from smtproute.core.settings import Resolver as ResolverSettings
 from smtproute.resolve.resolver import Resolver
 from smtproute.testing.clock import TurnedClock
-from smtproute.testing.upstream import on
+from smtproute.testing.upstream import Wait, on
 from smtproute.testing.zone import Fault
 from smtproute.trace.text import render
 from smtproute.world import World
@@ -207,23 +208,43 @@ async def test_the_last_good_answer_serves_while_dns_fails_and_no_longer_than_co
     lab.zone.set("far.internal", "ANY", Fault.SERVFAIL)
     await clock.advance(90)  # past the record's time to live
     await lab.delivered(relay, "2@far.example")
-    stale = lab.journal.of(Happening.RESOLVED)[-1]
+    (stale,) = await lab.journal.seen(Happening.RESOLVED)
     assert "stale" in stale.facts["now"] and "SERVFAIL" in stale.facts["now"]
     await clock.advance(3600)
+    over = (await lab.journal.seen(Happening.RESOLVED, times=2))[-1]
+    assert over.facts["vanished"] == ["127.0.0.1"]
     event = await lab.deferred(relay, "3@far.example")
     assert f"far.internal: SERVFAIL from {lab.zone.address}" in event.facts["detail"]
+    assert len(far.received) == 2
+
+
+async def test_who_asks_while_another_is_asking_gets_no_answer_that_is_too_old(lab: Lab) -> None:
+    clock = TurnedClock(1_800_000_000.0)
+    lab.world = World(clock=clock)
+    lab.resolver = 'watch = 0\nstale = "1h"'
+    far = await lab.upstream("far.internal")
+    relay = await lab.application(f"far.internal:{far.port}")
+    hasty(lab, relay)
+    await lab.delivered(relay, "1@far.example")
+    lab.zone.set("far.internal", "ANY", Fault.TIMEOUT)
+    await clock.advance(90)
+    await lab.delivered(relay, "2@far.example")
+    await clock.advance(3600)
+    messages = [await lab.accepted(relay, f"{number}@far.example") for number in (3, 4)]
+    assert [(await lab.ended(message))[0].what for message in messages] == [Happening.DEFERRED] * 2
     assert len(far.received) == 2
 
 
 async def test_an_address_that_changes_is_an_event_and_its_connections_end(lab: Lab) -> None:
     clock = TurnedClock(1_800_000_000.0)
     lab.world = World(clock=clock)
+    lab.resolver = 'watch = "5s"'
     old = await lab.upstream("far.internal", ip="127.0.0.2")
     relay = await lab.application(f"far.internal:{old.port}")
     await lab.delivered(relay, "1@far.example")
     new = await lab.upstream("far.internal", ip="127.0.0.3", port=old.port)
     assert old.sessions[0].open
-    await clock.advance(30)
+    await clock.advance(5)
     (changed,) = await lab.journal.seen(Happening.RESOLVED)
     assert changed.facts["endpoint"] == "far" and changed.facts["server"] == f"far.internal:{old.port}"
     assert (changed.facts["appeared"], changed.facts["vanished"]) == (["127.0.0.3"], ["127.0.0.2"])
@@ -232,6 +253,23 @@ async def test_an_address_that_changes_is_an_event_and_its_connections_end(lab: 
     assert old.sessions[0].commands()[-1] == "QUIT"
     await lab.delivered(relay, "2@far.example")
     assert [each.recipients for each in (*old.received, *new.received)] == [("1@far.example",), ("2@far.example",)]
+
+
+async def test_a_connection_whose_address_vanishes_ends_after_its_transaction(lab: Lab) -> None:
+    clock, gate = TurnedClock(1_800_000_000.0), asyncio.Event()
+    lab.world = World(clock=clock)
+    lab.resolver = 'watch = "5s"'
+    old = await lab.upstream("far.internal", [on("CONTENT", Wait(gate))], ip="127.0.0.2")
+    relay = await lab.application(f"far.internal:{old.port}")
+    message = await lab.accepted(relay, "1@far.example")
+    await old.heard("DATA")
+    new = await lab.upstream("far.internal", ip="127.0.0.3", port=old.port)
+    await clock.advance(5)
+    await lab.journal.seen(Happening.RESOLVED)
+    gate.set()
+    await lab.journal.finished(message, 1)
+    await old.quiet()
+    assert ([len(each.received) for each in (old, new)], old.sessions[0].commands()[-1]) == ([1, 0], "QUIT")
 
 
 async def test_without_a_watch_a_change_counts_once_the_time_to_live_is_over(lab: Lab) -> None:

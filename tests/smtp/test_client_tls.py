@@ -136,6 +136,7 @@ async def test_prefer_takes_any_certificate(ca_file: Path) -> None:
         (on("STARTTLS", Drop()), "the server closed the connection"),
         (on("STARTTLS", "220 2.0.0 Go", Drop()), "TLS handshake failed: "),
         (on("STARTTLS", "220 2.0.0 Go", Hang()), "TLS handshake failed: "),
+        (on("STARTTLS", Raw(b"220 2.0.0 Go\r\nwhere?\r\n")), "TLS handshake failed: the server's reply is malformed"),
     ],
 )
 async def test_prefer_falls_back_to_plain_text_and_says_so(rule: Rule, why: str, ca_file: Path) -> None:

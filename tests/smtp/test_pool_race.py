@@ -350,6 +350,21 @@ async def test_who_waits_for_a_place_or_a_greeting_does_not_go_to_a_vanished_add
         assert failures(task.result()) == [(candidates[0], Stage.RESOLVE, "it is no longer an address of the server")]
 
 
+async def test_what_vanished_before_the_message_was_handed_over_is_left_out_until_it_is_looked_up_again() -> None:
+    clock = TurnedClock()
+    pool = Pool("relay.test", World(clock))
+    async with Upstream() as old, Upstream() as new:
+        candidates = at(old.port), at(new.port)
+        looked_up = clock.now()
+        await clock.advance(1)
+        pool.vanished("there", candidates[0].server, frozenset({candidates[0].ip}))
+        sent = await pool.send(PLAIN, candidates, MAIL, CONTENT, looked_up)
+        assert (sent.candidate, old.connections) == (candidates[1], 0)
+        await clock.advance(1)
+        assert (await pool.send(PLAIN, candidates, MAIL, CONTENT)).candidate == candidates[0]
+        await pool.close()
+
+
 # The rate
 
 
