@@ -13,6 +13,7 @@ from smtproute.core.reply import Refusal
 from smtproute.core.settings import Balance, Family, Server, Source
 
 __all__ = [
+    "MOST",
     "Candidate",
     "Choice",
     "Exchange",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+MOST = 10
+"""Addresses that one attempt tries, and as many of backup servers (Postfix smtp_mx_address_limit has 5): a name with
+thousands of dead ones must not hold its mail, nor a place, for hours. They rest then, and others have their turn."""
 Spot = tuple[Server, str]
 """A server and one of its IP addresses."""
 
@@ -179,7 +183,7 @@ def order(
     rests: Mapping[Spot, Rest] | None = None,
     now: float = 0.0,
 ) -> Choice:
-    """Each usable address once, those of backup servers last; the others are passed over, and why.
+    """The usable addresses, each once and at most `MOST`, those of backup servers last; which others are passed over.
 
     Failover: in the order of the configuration, each server's addresses as the resolver has them. Round-robin: with
     each `turn` the next server comes first, and with each round the next address of each; then as failover.
@@ -206,7 +210,7 @@ def order(
         if addresses:
             usable[each.backup].append(addresses)
     turn = turn if balance is Balance.ROUND_ROBIN else 0
-    candidates = (*_in_turn(usable[False], turn), *_in_turn(usable[True], turn))
+    candidates = (*_in_turn(usable[False], turn)[:MOST], *_in_turn(usable[True], turn)[:MOST])
     if not rests:
         return Choice(ranked, candidates, tuple(passed))
     # One that rested and stands behind a healthy one is tried by whoever comes so far: that one has failed meanwhile.

@@ -157,8 +157,9 @@ def _permit(
         refusal = access_refused(routing.send_access, sender, "Sender", delimiter, steps)
         if refusal is not None:
             return refusal
-    if not _permitted(routing, envelope, recipient, steps, claim):
-        return Refusal(_DENIED, "permission", f"{recipient.domain} is not local")
+    refusal = _denied(routing, envelope, recipient, steps, claim)
+    if refusal is not None:
+        return refusal
     # Postfix allow_untrusted_routing: another server may take a%b@c for a@b, and would be our open relay.
     if client.login is None and not client.trusted and not _ROUTING.isdisjoint(recipient.local):
         steps.append(Step(listener, str(recipient), Tried.SKIPPED, "another address is inside it: for trusted clients"))
@@ -168,35 +169,41 @@ def _permit(
     return None
 
 
-def _permitted(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step], claim: _Claim) -> bool:
-    """Whether the client may send to the recipient's domain at all. Raises RouteError, LookupFault."""
+def _denied(
+    routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step], claim: _Claim
+) -> Refusal | None:
+    """Why the client may not send to the recipient's domain at all. Raises RouteError, LookupFault."""
     client = envelope.client
     listener = f"listener.{client.listener}"
     if client.login is not None:
         steps.append(Step(listener, str(client.login), Tried.MATCHED, "who has logged in may send anywhere"))
-        return True
+        return None
     if client.trusted:
         steps.append(Step(listener, client.ip, Tried.MATCHED, "a trusted client may send anywhere"))
-        return True
+        return None
     local = _local(routing, recipient.domain)
     if local is not None:
         steps.append(Step(local, recipient.domain.key, Tried.MATCHED, "a local domain: anyone may send to it"))
-        return True
+        return None
     rule = claim(recipient.domain)
     if rule is not None:
         why = "matches the bare domain, which makes it local: anyone may send to it"
         steps.append(Step(rule, recipient.domain.key, Tried.MATCHED, why))
-        return True
+        return None
     steps.append(Step("domains", recipient.domain.key, Tried.SKIPPED, "not a local domain"))
     tried: list[Step] = []
     route = matching(routing.routes, recipient, routing.aliases.delimiter, envelope, tried, strangers=True)
+    if route is not None and route.target.mode is Mode.REJECT:
+        # A route before it that asks for the sender is for those who may send here, and senders are forged.
+        steps.append(replace(tried[-1], why=f"{tried[-1].why}: nobody may send to it"))
+        return Refusal(_REJECTED, "routing", f"{route.rule} rejects {recipient}")
     if route is not None:
         who = "anyone there" if route.conditions else "anyone"
         steps.append(replace(tried[-1], why=f"{tried[-1].why}: {who} may send to it"))
-        return True
+        return None
     why = "not a trusted client, and no route lets strangers send to the address"
     steps += [*tried, Step(listener, client.ip, Tried.SKIPPED, why)]
-    return False
+    return Refusal(_DENIED, "permission", f"{recipient.domain} is not local")
 
 
 def _local(routing: Routing, domain: Domain) -> str | None:

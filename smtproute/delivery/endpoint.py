@@ -11,7 +11,18 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from smtproute.core.address import Domain, written_ip
-from smtproute.core.choice import Candidate, Choice, Exchanges, Found, Looked, Resolution, Resolved, order, rotated
+from smtproute.core.choice import (
+    MOST,
+    Candidate,
+    Choice,
+    Exchanges,
+    Found,
+    Looked,
+    Resolution,
+    Resolved,
+    order,
+    rotated,
+)
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Balance, Discover, Endpoint, Server, Source
@@ -190,7 +201,7 @@ class Endpoints:
         if not usable:
             return _Found(refusal=Refusal(_LOOP, "DNS", f"{self._hostname} is the best MX of {domain.host}"))
         # Equal preferences are tried in random order, to spread the load (RFC 5321 5.1).
-        ranked = sorted(usable, key=lambda each: (each.preference, self._world.chance.random()))
+        ranked = sorted(usable, key=lambda each: (each.preference, self._world.chance.random()))[:MOST]
         looked = tuple(await self._look([Server(each.host, domain.port) for each in ranked], backup))
         if all(each.resolved.status in _NO_ADDRESS for each in looked):
             said = "; ".join(str(each.resolved) for each in looked)
