@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtproute.core.choice import Candidate, Choice, Found, Looked, Resolution, Resolved, Spot, order, rotated
+from smtproute.core.choice import MOST, Candidate, Choice, Found, Looked, Resolution, Resolved, Spot, order, rotated
 from smtproute.core.health import LONGEST, Rest, rested
 from smtproute.core.outcome import Answer, Stage, unwell
 from smtproute.core.reply import Reply
@@ -31,7 +31,7 @@ def shown(choice: Choice) -> list[str]:
 addresses = st.lists(st.sampled_from(IPS), max_size=4)
 endpoints = st.lists(
     st.builds(
-        lambda host, ips, backup: looked(host, *ips, backup=backup), st.sampled_from("abcd"), addresses, st.booleans()
+        lambda host, ips, backup: looked(host, *ips, backup=backup), st.sampled_from("ab"), addresses, st.booleans()
     ),
     max_size=6,
 )
@@ -44,9 +44,7 @@ rest = st.builds(Rest, st.integers(1, 20), st.floats(NOW - 100, NOW + LONGEST), 
     st.sampled_from(Family),
     st.integers(0, 1000),
     st.frozensets(st.sampled_from(IPS)),
-    st.dictionaries(
-        st.builds(lambda host, ip: (Server(host), ip), st.sampled_from("abcd"), st.sampled_from(IPS)), rest
-    ),
+    st.dictionaries(st.builds(lambda host, ip: (Server(host), ip), st.sampled_from("ab"), st.sampled_from(IPS)), rest),
 )
 def test_every_address_is_tried_once_or_passed_over_once(
     endpoint: list[Looked],
@@ -68,6 +66,17 @@ def test_every_address_is_tried_once_or_passed_over_once(
     assert choice.probes == choice.candidates[: len(choice.probes)]
     assert all(each.spot in rests for each in choice.probes)
     assert all(each.why for each in choice.passed)
+
+
+def test_one_attempt_tries_a_bounded_number_and_the_backups_all_the_same() -> None:
+    many = looked("many", *(f"192.0.2.{n}" for n in range(200)))
+    backups = looked("backup", *(f"198.51.100.{n}" for n in range(200)), backup=True)
+    tried = order([many, backups]).candidates
+    assert [each.backup for each in tried] == [False] * MOST + [True] * MOST
+    resting = {each.spot: Rest(1, NOW + 1, "no") for each in tried}
+    others = order([many, backups], rests=resting, now=NOW).candidates
+    assert len(others) == 2 * MOST
+    assert not {each.spot for each in others} & {each.spot for each in tried}
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4))

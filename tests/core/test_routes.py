@@ -240,6 +240,20 @@ def test_no_sender_opens_a_route_to_strangers(routes: tuple[Route, ...], address
     assert denied is (matching(tuple(each for each in routes if each.sender is None), address, "+", who) is None)
 
 
+def test_a_route_that_rejects_lets_no_forged_sender_in() -> None:
+    """Not even where a route before it would take mail of that sender."""
+    partner = parse_match("*@partner.example")
+    ours = Route("route[0]", partner, Target(Mode.ENDPOINT, "partner"), parse_sender("*@ours.example"))
+    rejects = Route("route[1]", partner, Target(Mode.REJECT))
+    tables = Facts(replace(routing(), routes=(ours, rejects)))
+    address = Address.parse("x@partner.example")
+    for sender in ("forged@ours.example", "x@else.example"):
+        refused = decide(tables, envelope(sender=sender), address)
+        assert (refused.reply.code, refused.reply.enhanced, refused.deliveries) == (550, "5.7.1", ())
+    (copy,) = decide(tables, envelope(trusted=True, sender="a@ours.example"), address).deliveries
+    assert copy.endpoint == "partner"
+
+
 @given(matches, matches, addresses)
 def test_what_covers_holds_wherever_the_other_does(wide: str, narrow: str, address: Address) -> None:
     if covers(parse_match(wide), parse_match(narrow)) and parse_match(narrow).holds(address):
