@@ -20,6 +20,10 @@ class Clock(Protocol):
         """Seconds since the epoch."""
         ...
 
+    def monotonic(self) -> float:
+        """Seconds since some moment: nobody sets this clock, so it tells what came before what."""
+        ...
+
     async def sleep(self, seconds: float) -> None: ...
 
 
@@ -28,6 +32,9 @@ class SystemClock:
 
     def now(self) -> float:
         return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

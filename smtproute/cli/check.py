@@ -40,14 +40,14 @@ def command(
     from smtproute.cli.configuration import reader
     from smtproute.cli.endpoints import probed
     from smtproute.core.finding import error
-    from smtproute.delivery.places import errands
+    from smtproute.delivery.hops import trials
     from smtproute.doctor import examine, watch
 
     watched: tuple[Watch, ...] = ()
     try:
         snapshot = load(reader(config)).snapshot
         hidden = asyncio.run(_hidden(snapshot))
-        probes = asyncio.run(probed(snapshot, errands(snapshot))) if connect else []
+        probes = asyncio.run(probed(snapshot, trials(snapshot))) if connect else []
         findings, watched = examine(snapshot, hidden, probes), watch(snapshot)
     except Refused as refused:
         findings = [error("configuration", *_parted(line)) for line in str(refused).splitlines()]
@@ -63,7 +63,7 @@ def command(
 
 
 async def _hidden(snapshot: Snapshot) -> tuple[Hidden, ...]:
-    from smtproute.delivery.places import hosts
+    from smtproute.delivery.hops import hosts
     from smtproute.resolve.hidden import hidden
     from smtproute.world import World
 

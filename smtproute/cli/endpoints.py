@@ -16,12 +16,12 @@ from smtproute.cli.configuration import OPTION
 if TYPE_CHECKING:
     from smtproute.core.address import Address
     from smtproute.core.snapshot import Snapshot
-    from smtproute.delivery.places import Errand, Place
+    from smtproute.delivery.hops import Hop, Trial
     from smtproute.delivery.probe import Probe
 
 __all__ = ["command", "probed"]
 
-_HEADINGS = ("endpoint", "server", "address", "from", "ttl", "")
+_HEADINGS = ("endpoint", "server", "address", "from", "ttl", "age", "")
 
 
 def command(
@@ -49,7 +49,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one an address.")] = False,
     config: Annotated[str | None, OPTION] = None,
 ) -> None:
-    """List what each server of each endpoint resolves to now: address, source, seconds that DNS lets it be kept.
+    """List what each server of each endpoint resolves to now: address, source, seconds left and age of DNS's answer.
 
     With --probe, every address is tried as the relay would: connect, greeting, EHLO, STARTTLS with the certificate,
     AUTH, MAIL, RCPT, and then RSET. Exit: 0; 2 a server that is no backup has no address or, with --probe, an address
@@ -59,22 +59,22 @@ def command(
 
     from smtproute.cli.configuration import loaded
     from smtproute.core.transcript import legible
-    from smtproute.delivery.places import errands, lost
+    from smtproute.delivery.hops import lost, trials
 
     if not probe and (sender or verbose):
         raise typer.BadParameter("--from and --verbose are for --probe")
     snapshot = loaded(config).snapshot
     from_, to = (_address(each) if each else None for each in (sender, recipient))
-    wanted = _wanted(errands(snapshot, reverse_path=from_, recipient=to), names or ())
+    wanted = _wanted(trials(snapshot, reverse_path=from_, recipient=to), names or ())
     if probe:
         probes = asyncio.run(probed(snapshot, wanted))
         lines = _told(probes, verbose)
         objects = [_probe_json(each) for each in probes]
         failed = not all(each.ok for each in probes)
     else:
-        now, found = asyncio.run(_listed(snapshot, wanted))
-        lines = columns([_HEADINGS, *(_row(each, now) for each in found)]) if found else []
-        objects = [_place_json(each, now) for each in found]
+        found = asyncio.run(_listed(snapshot, wanted))
+        lines = columns([_HEADINGS, *map(_row, found)]) if found else []
+        objects = [_hop_json(each) for each in found]
         failed = any(not each.backup for each in lost(found))
     if as_json:
         for each in objects:
@@ -87,34 +87,31 @@ def command(
     raise typer.Exit(2 if failed else 0)
 
 
-async def probed(snapshot: Snapshot, errands: Mapping[str, Errand]) -> list[Probe]:
-    """One probe of each address of these errands, and of each name without one."""
+async def probed(snapshot: Snapshot, trials: Mapping[str, Trial]) -> list[Probe]:
+    """One probe of each address of these trials, and of each name without one."""
     from smtproute.app import endpoints
-    from smtproute.delivery.places import places
+    from smtproute.delivery.hops import hops
     from smtproute.delivery.probe import Prober
     from smtproute.world import World
 
     world = World()
-    prober = Prober(errands.values(), str(snapshot.settings.hostname), world)
-    return await prober.probe(await places(endpoints(snapshot.settings, world), errands.values()))
+    prober = Prober(trials.values(), str(snapshot.settings.hostname), world)
+    return await prober.probe(await hops(endpoints(snapshot.settings, world), trials.values()))
 
 
-async def _listed(snapshot: Snapshot, errands: Mapping[str, Errand]) -> tuple[float, tuple[Place, ...]]:
-    """The places, and when they were looked up."""
+async def _listed(snapshot: Snapshot, trials: Mapping[str, Trial]) -> tuple[Hop, ...]:
     from smtproute.app import endpoints
-    from smtproute.delivery.places import places
+    from smtproute.delivery.hops import hops
     from smtproute.world import World
 
-    world = World()
-    found = await places(endpoints(snapshot.settings, world), errands.values())
-    return world.clock.now(), found
+    return await hops(endpoints(snapshot.settings, World()), trials.values())
 
 
-def _wanted(errands: Mapping[str, Errand], names: Sequence[str]) -> dict[str, Errand]:
-    unknown = [name for name in names if name not in errands]
+def _wanted(trials: Mapping[str, Trial], names: Sequence[str]) -> dict[str, Trial]:
+    unknown = [name for name in names if name not in trials]
     if unknown:
-        raise typer.BadParameter(f"there is no endpoint {unknown[0]!r}: the configuration has {', '.join(errands)}")
-    return {name: errand for name, errand in errands.items() if not names or name in names}
+        raise typer.BadParameter(f"there is no endpoint {unknown[0]!r}: the configuration has {', '.join(trials)}")
+    return {name: trial for name, trial in trials.items() if not names or name in names}
 
 
 def _address(written: str) -> Address:
@@ -126,71 +123,72 @@ def _address(written: str) -> Address:
         raise typer.BadParameter(str(error)) from None
 
 
-def _unlisted(errands: Mapping[str, Errand]) -> Iterator[str]:
+def _unlisted(trials: Mapping[str, Trial]) -> Iterator[str]:
     """What is said of endpoints of which nothing could be looked up."""
-    if not errands:
+    if not trials:
         yield "there are no endpoints"
-    for name, errand in errands.items():
-        if errand.undirected:
+    for name, trial in trials.items():
+        if trial.undirected:
             yield f"{name}: its servers are those of each recipient's domain; --to ADDRESS names one"
 
 
 # What names resolve to
 
 
-def _row(place: Place, now: float) -> tuple[str, ...]:
-    left = _left(place, now)
+def _row(hop: Hop) -> tuple[str, ...]:
     return (
-        place.errand.endpoint.name,
-        place.shown,
-        place.found.ip if place.found is not None else "-",
-        _source(place) or "-",
-        f"{left} s" if left is not None else "-",
-        ", ".join(_notes(place)),
+        hop.trial.endpoint.name,
+        hop.shown,
+        hop.found.ip if hop.found is not None else "-",
+        _source(hop) or "-",
+        *(f"{seconds} s" if seconds is not None else "-" for seconds in _times(hop)),
+        ", ".join(_notes(hop)),
     )
 
 
-def _source(place: Place) -> str:
+def _source(hop: Hop) -> str:
     """Where the address is from: "static", "dns 10.0.0.53"."""
-    if place.found is None or place.resolved is None:
+    if hop.found is None or hop.resolved is None:
         return ""
-    return f"{place.found.source} {place.resolved.asked}".rstrip()
+    return f"{hop.found.source} {hop.resolved.asked}".rstrip()
 
 
-def _left(place: Place, now: float) -> int | None:
-    """Seconds until DNS is asked again; None where it was not asked."""
-    if place.resolved is None or place.resolved.ttl is None:
-        return None
-    return max(0, round(place.resolved.at + place.resolved.ttl - now))
+def _times(hop: Hop) -> tuple[int | None, int | None]:
+    """Seconds until DNS is asked again, and since it answered; None where it was not asked."""
+    if hop.resolved is None or hop.resolved.left is None:
+        return None, None
+    return hop.resolved.left, round(hop.resolved.age)
 
 
-def _notes(place: Place) -> Iterator[str]:
-    if place.why:
-        yield place.why
-    if place.backup:
+def _notes(hop: Hop) -> Iterator[str]:
+    if hop.why:
+        yield hop.why
+    if hop.backup:
         yield "backup"
-    if place.server is not None and str(place.server) != place.written:
-        yield f"MX of {place.written}"
-    if place.resolved is not None and place.resolved.stale:
-        yield f"stale: {place.resolved.stale}"
+    if hop.server is not None and str(hop.server) != hop.written:
+        yield f"MX of {hop.written}"
+    if hop.resolved is not None and hop.found is not None:
+        yield from hop.resolved.remarks
 
 
-def _place_json(place: Place, now: float) -> dict[str, Any]:
-    """What `--json` prints of a place; what is not known is null."""
-    resolved, server = place.resolved, place.server
+def _hop_json(hop: Hop) -> dict[str, Any]:
+    """What `--json` prints of a hop; what is not known is null."""
+    resolved, server = hop.resolved, hop.server
+    left, age = _times(hop)
     return {
-        "endpoint": place.errand.endpoint.name,
-        "name": place.written,
+        "endpoint": hop.trial.endpoint.name,
+        "name": hop.written,
         "server": server.host if server is not None else None,
         "port": server.port if server is not None and not server.socket else None,
-        "backup": place.backup,
-        "address": place.found.ip if place.found is not None else None,
-        "source": str(place.found.source) if place.found is not None else None,
+        "backup": hop.backup,
+        "address": hop.found.ip if hop.found is not None else None,
+        "source": str(hop.found.source) if hop.found is not None else None,
         "status": str(resolved.status) if resolved is not None else None,
         "asked": resolved.asked if resolved is not None else "",
-        "ttl": _left(place, now),
+        "ttl": left,
+        "age": age,
         "stale": resolved.stale if resolved is not None else "",
-        "why": place.why,
+        "why": hop.why,
     }
 
 
@@ -214,13 +212,13 @@ def _told(probes: Sequence[Probe], verbose: bool) -> list[str]:
 
 def _heading(probe: Probe) -> tuple[str, str, str]:
     """Endpoint, server, address."""
-    place = probe.place
+    hop = probe.hop
     address = "-"
-    if place.found is not None:
-        address = f"{place.found.ip} ({_source(place)}{', backup' if place.backup else ''})"
-    elif place.backup:
+    if hop.found is not None:
+        address = f"{hop.found.ip} ({_source(hop)}{', backup' if hop.backup else ''})"
+    elif hop.backup:
         address = "- (backup)"
-    return place.errand.endpoint.name, place.shown, address
+    return hop.trial.endpoint.name, hop.shown, address
 
 
 def _verdict(probe: Probe) -> str:
@@ -241,14 +239,14 @@ def _step(probe: Probe) -> str:
 def _tls(probe: Probe) -> str:
     from smtproute.core.settings import EndpointTls
 
-    return "tls" if probe.place.errand.endpoint.tls is EndpointTls.IMPLICIT else "starttls"
+    return "tls" if probe.hop.trial.endpoint.tls is EndpointTls.IMPLICIT else "starttls"
 
 
 def _steps(probe: Probe) -> Iterator[tuple[str, str]]:
     """What is known of each step, in order, up to the one that failed."""
     from smtproute.core.outcome import Stage
 
-    learnt, errand = probe.learnt, probe.place.errand
+    learnt, trial = probe.learnt, probe.hop.trial
     talked = probe.answer.stage in (Stage.MAIL, Stage.RCPT, Stage.DATA)
     if learnt.seconds is not None:
         yield "connect", f"{learnt.seconds * 1000:.1f} ms"
@@ -264,18 +262,18 @@ def _steps(probe: Probe) -> Iterator[tuple[str, str]]:
     shown = probe.certificate
     if shown is not None and not shown.refused:
         yield "", f"certificate {shown.told(probe.at)}; {'verified' if probe.verified else 'not verified'}"
-    if errand.endpoint.username and talked:
-        yield "auth", f"logged in as {errand.endpoint.username}"
+    if trial.endpoint.username and talked:
+        yield "auth", f"logged in as {trial.endpoint.username}"
     if not probe.ok:
         yield _step(probe), _failed(probe)
         if shown is not None and shown.refused:
             yield "", f"the certificate is {shown.told(probe.at)}"
     else:
-        yield "rcpt", f"from <{_shown(errand.reverse_path, '')}> to <{_to(errand)}>: {probe.answer.reply}"
+        yield "rcpt", f"from <{_shown(trial.reverse_path, '')}> to <{_to(trial)}>: {probe.answer.reply}"
 
 
-def _to(errand: Errand) -> str:
-    return _shown(errand.recipient, "postmaster")
+def _to(trial: Trial) -> str:
+    return _shown(trial.recipient, "postmaster")
 
 
 def _shown(address: Address | None, otherwise: str) -> str:
@@ -285,9 +283,9 @@ def _shown(address: Address | None, otherwise: str) -> str:
 def _probe_json(probe: Probe) -> dict[str, Any]:
     from smtproute.core.transcript import plain
 
-    learnt, errand, answer = probe.learnt, probe.place.errand, probe.answer
+    learnt, trial, answer = probe.learnt, probe.hop.trial, probe.answer
     return {
-        **_place_json(probe.place, probe.at),
+        **_hop_json(probe.hop),
         "ok": probe.ok,
         "step": _step(probe),
         "answer": answer.how,
@@ -297,9 +295,9 @@ def _probe_json(probe: Probe) -> dict[str, Any]:
         "tls": learnt.tls,
         "downgrade": probe.downgrade,
         "certificate": _certificate_json(probe),
-        "login": errand.endpoint.username,
-        "from": _shown(errand.reverse_path, ""),
-        "to": _to(errand),
+        "login": trial.endpoint.username,
+        "from": _shown(trial.reverse_path, ""),
+        "to": _to(trial),
         "transcript": plain(probe.transcript),
     }
 

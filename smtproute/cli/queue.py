@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from smtproute.cli.configuration import OPTION
+
+if TYPE_CHECKING:
+    from smtproute.spool.queue import State
 
 __all__ = ["app"]
 
@@ -105,16 +109,28 @@ async def _change(config: str | None, name: str, messages: list[str] | None) -> 
 
     async with opened(config) as spool:
         changed = await spool.change(Change(name), messages, SystemClock().now())
-        known = [each for each in messages or () if await spool.entries(each)]
+        untouched = {
+            each: [entry.state for entry in await spool.entries(each)]
+            for each in messages or ()
+            if each not in {one.message for one in changed}
+        }
     for each in changed:
         later = ", after the attempt if one is running" if each.in_flight else ""
         print(f"{each.message}.{each.number}  {each.before} -> {each.after}{later}")
-    unknown = [each for each in messages or () if each not in {one.message for one in changed}]
-    for message in unknown:
-        print(f"{message}  {f'nothing to {name}: it is finished' if message in known else 'there is no such message'}")
+    for message, states in untouched.items():
+        print(f"{message}  {_why_untouched(name, message, states)}")
     if messages is None and not changed:
-        print("the queue is empty")
-    return 1 if unknown else 0
+        print(f"nothing to {name}")
+    return 1 if untouched else 0
+
+
+def _why_untouched(name: str, message: str, states: Sequence[State]) -> str:
+    """Why a change did not apply to a message, whose deliveries are in these states."""
+    if states:
+        unfinished = ", ".join(dict.fromkeys(str(each) for each in states if not each.finished))
+        return f"nothing to {name}: it is {unfinished or 'finished'}"
+    whole, dot, _ = message.partition(".")
+    return f"there is no such message{f': write {whole}, for all its deliveries' if dot else ''}"
 
 
 _changing("retry", "Try these messages again now.")

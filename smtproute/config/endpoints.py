@@ -7,7 +7,7 @@ from typing import assert_never
 from smtproute.config import files
 from smtproute.config.document import Document, Location, variable
 from smtproute.config.schema import EndpointTable, Root, credential
-from smtproute.core.settings import Discover, Endpoint, EndpointTls
+from smtproute.core.settings import Balance, Discover, Endpoint, EndpointTls
 
 __all__ = ["endpoints"]
 
@@ -35,6 +35,9 @@ def _check_servers(document: Document, at: Location, table: EndpointTable) -> No
             if getattr(table, key):
                 text = 'discover = "recipient" asks the MX of each recipient\'s domain. Remove one of the two.'
                 document.wrong((*at, key), text)
+        if table.balance is Balance.ROUND_ROBIN:
+            text = 'discover = "recipient" goes by the preferences of the MX. Remove one of the two.'
+            document.wrong((*at, "balance"), text)
         if table.username:
             text = 'discover = "recipient" would tell the password to whoever has a domain. Remove one of the two.'
             document.wrong((*at, "username"), text)
@@ -48,11 +51,17 @@ _VERIFYING = ("ca_file", "verify", "tls_name")
 def _check_tls(document: Document, at: Location, table: EndpointTable) -> None:
     idle: tuple[str, ...] = ()
     why = ""
+    exposed = ""
     match table.tls:
         case EndpointTls.NEVER:
             idle, why = (*_VERIFYING, "certificate"), "speaks no TLS"
+            exposed = 'credentials go over TLS or nowhere. Write tls = "require", or remove username.'
         case EndpointTls.PREFER:
             idle, why = _VERIFYING, "takes any certificate"
+            exposed = (
+                'tls = "prefer" verifies nothing, and whoever is in between would read the password. '
+                'Write tls = "require" or "implicit".'
+            )
         case EndpointTls.REQUIRE | EndpointTls.IMPLICIT:
             pass
         case _:
@@ -64,9 +73,8 @@ def _check_tls(document: Document, at: Location, table: EndpointTable) -> None:
         document.wrong((*at, "certificate"), "there is no key. Add key, the file with the private key.")
     if table.key is not None and table.certificate is None:
         document.wrong((*at, "key"), "there is no certificate. Add certificate, the file with the chain.")
-    if table.username and table.tls is EndpointTls.NEVER:
-        text = 'credentials go over TLS or nowhere. Write tls = "require", or remove username.'
-        document.wrong((*at, "username"), text)
+    if table.username and exposed:
+        document.wrong((*at, "username"), exposed)
 
 
 def _password(document: Document, at: Location, table: EndpointTable) -> str:

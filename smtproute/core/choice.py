@@ -25,6 +25,7 @@ __all__ = [
     "Resolution",
     "Resolved",
     "Spot",
+    "ending",
     "order",
     "rotated",
 ]
@@ -69,17 +70,28 @@ class Resolved:
     """What the status alone does not tell, in words."""
     at: float = 0.0
     """When DNS answered, in seconds since the epoch; 0 for the other sources."""
+    age: float = 0.0
+    """Seconds from `at` until the resolver handed it out."""
     ttl: float | None = None
     """Seconds from `at` for which the answer holds: the record's, within our bounds; None: DNS was not asked."""
     stale: str = ""
     """Why DNS does not answer now, where this is its last good answer from before; else empty."""
 
+    @property
+    def left(self) -> int | None:
+        """Seconds until DNS is asked again; None: it was not asked."""
+        return max(0, round(self.ttl - self.age)) if self.ttl is not None else None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is not well with an answer that has addresses."""
+        return _stale(self) or ((self.reason,) if self.reason else ())
+
     def __str__(self) -> str:
         if self.status is Resolution.OK:
-            stale = f", stale: {self.stale}" if self.stale else ""
-            return f"{self.host} = {', '.join(f'{found.ip} ({found.source})' for found in self.addresses)}{stale}"
-        asked = f" from {self.asked}" if self.asked else ""
-        return f"{self.host}: {self.status}{asked}{f' ({self.reason})' if self.reason else ''}"
+            found = (f"{found.ip} ({found.source})" for found in self.addresses)
+            return f"{self.host} = {', '.join((*found, *self.remarks))}"
+        return f"{self.host}: {ending(self.status, self.asked, self.reason)}"
 
 
 class LookupFailed(Exception):
@@ -100,21 +112,29 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Exchanges:
-    """The mail exchangers of a domain (RFC 5321 5.1). `implicit`: it has none and stands for itself."""
+    """The mail exchangers of a domain (RFC 5321 5.1). One that has none stands for itself."""
 
     domain: str
     status: Resolution
     exchanges: tuple[Exchange, ...] = ()
     """By rising preference."""
-    implicit: bool = False
     null: bool = False
     """A null MX (RFC 7505): the domain takes no mail."""
     asked: str = ""
     reason: str = ""
     at: float = 0.0
+    age: float = 0.0
     ttl: float | None = None
     stale: str = ""
-    """These five as of Resolved."""
+    """These six as of Resolved."""
+
+    def __str__(self) -> str:
+        if self.exchanges:
+            found = (f"{each.preference} {each.host}" for each in self.exchanges)
+            return f"MX of {self.domain} = {', '.join((*found, *_stale(self)))}"
+        if self.null:
+            return f"{self.domain} has a null MX{f' from {self.asked}' if self.asked else ''}"
+        return f"MX of {self.domain}: {ending(self.status, self.asked, self.reason)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +191,8 @@ class Choice:
     """The first candidates, as far as they have rested: whoever takes this choice probes them, and nobody else."""
     awaited: bool = False
     """Whether another message probes one that is passed over."""
+    at: float = 0.0
+    """When the look-ups began (`Clock.monotonic`): what vanishes from then on may still be among the candidates."""
 
 
 def order(
@@ -219,10 +241,24 @@ def order(
     return Choice(ranked, candidates, tuple(passed), probes=probes, awaited=awaited)
 
 
+def ending(status: Resolution, asked: str, reason: str) -> str:
+    """How a question ended, and whom it was put to: "SERVFAIL from 10.0.0.53"."""
+    return f"{status}{f' from {asked}' if asked else ''}{f' ({reason})' if reason else ''}"
+
+
 def rotated(items: Sequence[T], by: int) -> list[T]:
     """The same items, beginning with number `by` of an endless round."""
     start = by % len(items) if items else 0
     return [*items[start:], *items[:start]]
+
+
+def _stale(answer: Resolved | Exchanges) -> tuple[str, ...]:
+    """Why an answer is used that is too old, and how old it is; nothing of one that is not."""
+    if not answer.stale:
+        return ()
+    seconds = int(answer.age)
+    old = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+    return f"stale: {answer.stale}", f"answer of {old} ago"
 
 
 def _in_turn(servers: Sequence[Sequence[Candidate]], turn: int) -> list[Candidate]:

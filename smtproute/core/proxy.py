@@ -48,11 +48,11 @@ def conclude(queue_id: str, tried: Sequence[Attempted]) -> Conclusion:
         for_good = [outcome.result is Result.FAILED and outcome.refusal.reply.permanent for _, outcome in refused]
         if all(for_good):
             each, outcome = refused[-1]
-            return Conclusion(_relayed(each, outcome.refusal.reply), withdrawn=True)
+            return Conclusion(_refused(queue_id, each, outcome.refusal.reply), withdrawn=True)
         if not any(for_good):
             # The last that a server has said; ours where no server was reached.
             each, outcome = ([one for one in refused if one[1].server] or refused)[-1]
-            return Conclusion(_not_now(each, outcome.refusal.reply), withdrawn=True)
+            return Conclusion(_refused(queue_id, each, _not_now(outcome.refusal.reply)), withdrawn=True)
     return Conclusion(queued(queue_id), withdrawn=False)
 
 
@@ -72,11 +72,17 @@ def _accepted(queue_id: str, tried: Sequence[Attempted]) -> Reply:
     return queued(queue_id)
 
 
-def _not_now(delivery: Delivery, reply: Reply) -> Reply:
+def _not_now(reply: Reply) -> Reply:
     if not reply.temporary:
         return _NOT_NOW
     # 421 would say that it is we who close the connection.
-    return _relayed(delivery, Reply(451, reply.enhanced, reply.text) if reply.code == 421 else reply)
+    return Reply(451, reply.enhanced, reply.text) if reply.code == 421 else reply
+
+
+def _refused(queue_id: str, delivery: Delivery, reply: Reply) -> Reply:
+    """A next hop's words, with the id behind them by which the trace is found."""
+    theirs = _relayed(delivery, reply)
+    return Reply(theirs.code, theirs.enhanced, f"{theirs.text} (trace {queue_id})")
 
 
 def _relayed(delivery: Delivery, reply: Reply) -> Reply:

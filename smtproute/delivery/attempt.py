@@ -173,12 +173,11 @@ class Attempts:
     async def _to_lmtp(self, job: Job, report: Report, settle: Settle) -> None:
         settings = self._snapshot().settings
         endpoint = lmtp_endpoint(settings.accounts)
-        since = self._world.clock.now()
         async with self._chosen(job, endpoint, report) as choice:
             if choice is not None:
                 content = await self._spool.content(job.message.id)
                 copy = lmtp_copy(job.message, content, str(settings.hostname))
-                await self._failover(job, endpoint, choice, since, copy, report, settle)
+                await self._failover(job, endpoint, choice, copy, report, settle)
 
     async def _to_maildir(self, job: Job, report: Report) -> None:
         hostname = str(self._snapshot().settings.hostname)
@@ -212,11 +211,10 @@ class Attempts:
             refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
             report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
             return
-        since = self._world.clock.now()
         async with self._chosen(job, endpoint, report) as choice:
             if choice is not None:
                 copy = await self._copy(job, endpoint, report)
-                await self._failover(job, endpoint, choice, since, copy, report, settle)
+                await self._failover(job, endpoint, choice, copy, report, settle)
 
     async def _copy(self, job: Job, endpoint: Endpoint, report: Report) -> Copy:
         """What leaves for an endpoint."""
@@ -248,14 +246,7 @@ class Attempts:
             yield None
 
     async def _failover(
-        self,
-        job: Job,
-        endpoint: Endpoint,
-        choice: Choice,
-        since: float,
-        copy: Copy,
-        report: Report,
-        settle: Settle,
+        self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report, settle: Settle
     ) -> None:
         """Sends to the first server that is reached, and to the next what that one has not answered for good."""
         message = job.message
@@ -267,7 +258,7 @@ class Attempts:
             recipients = tuple(each.delivery.address for each in waiting)
             mail = Mail(message.envelope.reverse_path, recipients, eight_bit, message.envelope.smtputf8)
             left = waiting
-            for candidate, dialogue in await self._dialogues(endpoint, candidates, mail, copy.content, since):
+            for candidate, dialogue in await self._dialogues(endpoint, candidates, mail, copy.content, choice.at):
                 self._learn(endpoint, candidate, dialogue)
                 report.events.append(self._dialogue(job, endpoint, candidate, copy, waiting, dialogue))
                 if dialogue.new and dialogue.downgrade:
@@ -294,11 +285,11 @@ class Attempts:
             report.outcomes.append((entry, self._nobody_took(entry, endpoint, choice, said[entry.number])))
 
     async def _dialogues(
-        self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes, since: float
+        self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes, at: float
     ) -> list[tuple[Candidate, Dialogue]]:
         """One transaction with the first candidate that is reached, and before it what came of those that were not."""
         try:
-            sent = await self._pool.send(endpoint, candidates, mail, content, since)
+            sent = await self._pool.send(endpoint, candidates, mail, content, at)
             unreached, reached = sent.unreached, [(sent.candidate, sent.dialogue)]
         except NobodyReached as nobody:
             unreached, reached = nobody.unreached, []

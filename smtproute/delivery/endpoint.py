@@ -40,8 +40,6 @@ _NO_HOST = Reply(550, "5.4.4", "No mail server of the domain has an address")
 _NO_ADDRESS = (Resolution.NXDOMAIN, Resolution.NODATA)
 _NO_WAY = Reply(451, "4.4.4", "The next hop has no mail server: it will be tried again")
 _NO_ANSWER = Reply(451, "4.4.3", "The mail servers of the domain could not be looked up")
-
-
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -139,13 +137,14 @@ class Endpoints:
 
     async def _choice(self, endpoint: Endpoint, domain: Domain, health: Health) -> Choice:
         """Nothing is awaited once the turn and the rests are read."""
+        at = self._world.clock.monotonic()
         found = await self._found(endpoint, domain, health)
         if found.refusal is not None:
-            return Choice(found.looked, refusal=found.refusal)
+            return Choice(found.looked, refusal=found.refusal, at=at)
         ips = {each.ip for looked in found.looked if not looked.server.socket for each in looked.resolved.addresses}
         unroutable = frozenset(ip for ip in ips if not self._routed(ip)) if len(ips) > 1 else frozenset[str]()
         now = self._world.clock.now()
-        return order(
+        choice = order(
             found.looked,
             balance=endpoint.balance if endpoint.discover is Discover.A else Balance.FAILOVER,
             family=endpoint.family,
@@ -154,6 +153,7 @@ class Endpoints:
             rests=health.rests(now),
             now=now,
         )
+        return replace(choice, at=at)
 
     async def _found(self, endpoint: Endpoint, domain: Domain, health: Health) -> _Found:
         if endpoint.fault is not None:
@@ -232,9 +232,9 @@ def _joined(found: Sequence[_Found]) -> _Found:
 
 def _refusal(found: Exchanges) -> Refusal | None:
     if found.null:
-        return Refusal(_NULL_MX, "DNS", f"{found.domain} has a null MX (from {found.asked})")
+        return Refusal(_NULL_MX, "DNS", str(found))
     if found.status is Resolution.NXDOMAIN:
-        return Refusal(_NO_SUCH_DOMAIN, "DNS", f"{found.domain}: NXDOMAIN from {found.asked}")
+        return Refusal(_NO_SUCH_DOMAIN, "DNS", str(found))
     if not found.exchanges:
-        return Refusal(_NO_ANSWER, "DNS", f"MX of {found.domain}: {found.status} from {found.asked or 'no server'}")
+        return Refusal(_NO_ANSWER, "DNS", str(found))
     return None

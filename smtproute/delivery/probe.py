@@ -14,7 +14,7 @@ from smtproute.core.outcome import Answer, Stage
 from smtproute.core.settings import Endpoint, EndpointTls
 from smtproute.core.transcript import Arrow, Line
 from smtproute.delivery.certificate import Certificate, read
-from smtproute.delivery.places import Errand, Place, lost
+from smtproute.delivery.hops import Hop, Trial, lost
 from smtproute.smtp.client import Connection, Mail
 from smtproute.smtp.opening import Learnt, Opening, Terms, Timeouts, Unreachable
 from smtproute.smtp.sasl import Credentials
@@ -31,9 +31,9 @@ TIMEOUTS = Timeouts(connect=5.0, tls=10.0, greeting=10.0, ehlo=10.0, mail=10.0, 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What came of one place."""
+    """What came of one hop."""
 
-    place: Place
+    hop: Hop
     at: float
     """When it was made, in seconds since the epoch."""
     answer: Answer
@@ -51,35 +51,35 @@ class Probe:
     @property
     def verified(self) -> bool:
         """Whether a certificate was verified, and is good."""
-        endpoint, shown = self.place.errand.endpoint, self.certificate
+        endpoint, shown = self.hop.trial.endpoint, self.certificate
         wanted = endpoint.verify and endpoint.tls in (EndpointTls.REQUIRE, EndpointTls.IMPLICIT)
         return wanted and shown is not None and not shown.refused
 
     def __str__(self) -> str:
         """How it failed, in the words of a delivery that failed so."""
-        if self.place.found is None:
-            return f"{self.place.server.host if self.place.server else self.place.written}: {self.answer.how}"
-        return f"{self.place} {self.answer.how}"
+        if self.hop.found is None:
+            return f"{self.hop.server.host if self.hop.server else self.hop.written}: {self.answer.how}"
+        return f"{self.hop} {self.answer.how}"
 
 
 class Prober:
-    """Probes places of these errands. Their TLS files are read here: tens of milliseconds, in which nothing else runs.
+    """Probes hops of these trials. Their TLS files are read here: tens of milliseconds, in which nothing else runs.
 
     A certificate that is refused is looked at in a second handshake, for information: it verifies nothing, shows no
     certificate of ours, and neither credentials nor mail follow it.
     """
 
-    def __init__(self, errands: Collection[Errand], helo: str, world: World, timeouts: Timeouts = TIMEOUTS) -> None:
+    def __init__(self, trials: Collection[Trial], helo: str, world: World, timeouts: Timeouts = TIMEOUTS) -> None:
         self._helo = helo
         self._world = world
         self._timeouts = timeouts
-        endpoints = [errand.endpoint for errand in errands]
+        endpoints = [trial.endpoint for trial in trials]
         self._contexts = {each.name: _context(each) for each in endpoints}
         self._unverified = {
             each.name: _context(replace(each, verify=False, certificate="", key="")) for each in endpoints
         }
 
-    async def probe(self, found: Sequence[Place]) -> list[Probe]:
+    async def probe(self, found: Sequence[Hop]) -> list[Probe]:
         """Every address, and every name that gives none, in their order; several at once.
 
         Addresses that the relay does not use (another family, no route) are left out, where the name has others.
@@ -87,53 +87,53 @@ class Prober:
         without = lost(found)
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def one(place: Place) -> Probe:
+        async def one(hop: Hop) -> Probe:
             async with room:
-                return await self._probe(place)
+                return await self._probe(hop)
 
         async with asyncio.TaskGroup() as tasks:
-            tried = [place for place in found if place.usable or place.found is None or place in without]
-            made = [tasks.create_task(one(place)) for place in tried]
+            tried = [hop for hop in found if hop.usable or hop.found is None or hop in without]
+            made = [tasks.create_task(one(hop)) for hop in tried]
         return [each.result() for each in made]
 
-    async def _probe(self, place: Place) -> Probe:
+    async def _probe(self, hop: Hop) -> Probe:
         now = self._world.clock.now()
-        errand = place.errand
-        context = self._contexts[errand.endpoint.name]
-        if not place.usable:
-            return Probe(place, now, Answer(Stage.RESOLVE, None, place.why), Learnt())
+        trial = hop.trial
+        context = self._contexts[trial.endpoint.name]
+        if not hop.usable:
+            return Probe(hop, now, Answer(Stage.RESOLVE, None, hop.why), Learnt())
         if isinstance(context, TlsFault):
             note = Line(Arrow.NOTE, now, str(context))
-            return Probe(place, now, Answer(Stage.STARTTLS, None, str(context)), Learnt(), transcript=(note,))
-        opening = self._opening(place, context, _credentials(errand.endpoint))
+            return Probe(hop, now, Answer(Stage.STARTTLS, None, str(context)), Learnt(), transcript=(note,))
+        opening = self._opening(hop, context, _credentials(trial.endpoint))
         try:
             await _open(opening)
         except Unreachable as failed:
             shown = read(failed.learnt.certificate)
             if failed.answer.stage is Stage.STARTTLS and shown is None:
-                shown = await self._refused(place, failed.answer.how)
-            return Probe(place, now, failed.answer, failed.learnt, shown, transcript=failed.transcript)
+                shown = await self._refused(hop, failed.answer.how)
+            return Probe(hop, now, failed.answer, failed.learnt, shown, transcript=failed.transcript)
         connection = Connection(opening)
-        recipients = () if errand.recipient is None else (errand.recipient,)
-        answers = await connection.rehearse(Mail(errand.reverse_path, recipients))
+        recipients = () if trial.recipient is None else (trial.recipient,)
+        answers = await connection.rehearse(Mail(trial.reverse_path, recipients))
         await connection.quit()
         failures = [each for each in answers if not _yes(each)]
         answer = failures[0] if failures else answers[1]
         shown = read(opening.learnt.certificate)
-        return Probe(place, now, answer, opening.learnt, shown, opening.downgrade, connection.transcript)
+        return Probe(hop, now, answer, opening.learnt, shown, opening.downgrade, connection.transcript)
 
-    def _opening(self, place: Place, context: ssl.SSLContext | None, login: Credentials | None) -> Opening:
-        assert place.server is not None and place.found is not None, "a place without an address is not probed"
-        endpoint = place.errand.endpoint
+    def _opening(self, hop: Hop, context: ssl.SSLContext | None, login: Credentials | None) -> Opening:
+        assert hop.server is not None and hop.found is not None, "a hop without an address is not probed"
+        endpoint = hop.trial.endpoint
         terms = Terms(endpoint.tls, context, self._helo, endpoint.tls_name, login, endpoint.lmtp, self._timeouts)
-        return Opening(place.server, place.found.ip, terms, self._world)
+        return Opening(hop.server, hop.found.ip, terms, self._world)
 
-    async def _refused(self, place: Place, why: str) -> Certificate | None:
+    async def _refused(self, hop: Hop, why: str) -> Certificate | None:
         """What the certificate says that was refused."""
-        context = self._unverified[place.errand.endpoint.name]
+        context = self._unverified[hop.trial.endpoint.name]
         if isinstance(context, TlsFault):
             return None
-        opening = self._opening(place, context, None)
+        opening = self._opening(hop, context, None)
         try:
             await _open(opening)
         except Unreachable:

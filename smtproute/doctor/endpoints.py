@@ -80,7 +80,7 @@ def doubled(hidden: Sequence[Hidden], hosts_file: str) -> Iterator[Finding]:
 
 def reached(probes: Sequence[Probe]) -> Iterator[Finding]:
     """Endpoints of which no address, or not every address, took a dry run; certificates that are about to expire."""
-    for endpoint, group in groupby(probes, lambda probe: probe.place.errand.endpoint):
+    for endpoint, group in groupby(probes, lambda probe: probe.hop.trial.endpoint):
         made = list(group)
         where = endpoint.name if endpoint.relay or endpoint.lmtp else f"endpoint.{endpoint.name}"
         failed = "; ".join(str(probe) for probe in made if not probe.ok)
@@ -104,4 +104,4 @@ def _expires(probe: Probe) -> bool:
 def _ending(probe: Probe) -> str:
     assert probe.certificate is not None
     until = datetime.fromtimestamp(probe.certificate.expires, UTC)
-    return f"The certificate of {probe.place} expires on {until:%Y-%m-%d at %H:%M} (UTC)."
+    return f"The certificate of {probe.hop} expires on {until:%Y-%m-%d at %H:%M} (UTC)."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from smtproute.core.address import Address, Domain
-from smtproute.core.choice import Choice, Resolution
+from smtproute.core.choice import Choice, Resolution, Resolved
 from smtproute.core.decide import Facts
 from smtproute.core.differences import differences, quota_name
 from smtproute.core.envelope import Envelope
@@ -158,15 +158,19 @@ def leg_json(leg: Leg, sender: str) -> dict[str, Any]:
     delivery, key = leg.delivery, leg.seal.key
     servers = []
     for looked in leg.choice.looked if leg.choice is not None else ():
-        found = looked.resolved.addresses
+        resolved, found = looked.resolved, looked.resolved.addresses
         servers.append(
             {
                 "host": looked.server.host,
                 "port": looked.server.port,
                 "backup": looked.backup,
-                "status": str(looked.resolved.status),
+                "status": str(resolved.status),
                 "addresses": [each.ip for each in found],
                 "source": str(found[0].source) if found else None,
+                "asked": resolved.asked,
+                "ttl": resolved.left,
+                "age": round(resolved.age) if resolved.left is not None else None,
+                "stale": resolved.stale,
             }
         )
     return {
@@ -210,9 +214,9 @@ def _leg_lines(leg: Leg) -> list[str]:
         for looked in choice.looked:
             standby = " backup" if looked.backup else ""
             if looked.resolved.status is Resolution.OK:
-                found = ", ".join(f"{each.ip} ({each.source})" for each in looked.resolved.addresses)
-                stale = f", stale: {looked.resolved.stale}" if looked.resolved.stale else ""
-                lines.append(f"     server{standby} {looked.server}: {found}{stale}")
+                found = [f"{each.ip} ({each.source})" for each in looked.resolved.addresses]
+                said = ", ".join((*found, *_asked(looked.resolved), *looked.resolved.remarks))
+                lines.append(f"     server{standby} {looked.server}: {said}")
             else:
                 lines.append(f"     server{standby} {looked.server}: no address: {looked.resolved}")
         lines += [f"     passed over: {passed}" for passed in choice.passed]
@@ -227,3 +231,10 @@ def _leg_lines(leg: Leg) -> list[str]:
     else:
         lines.append(f"     {'UNSEALED' if leg.seal.wanted else 'not sealed'}: {leg.seal.reason}")
     return lines
+
+
+def _asked(resolved: Resolved) -> tuple[str, ...]:
+    """The DNS server that gave the addresses, and how long they hold: a stale answer says its age instead."""
+    if resolved.left is None:
+        return ()
+    return (f"from {resolved.asked}{'' if resolved.stale else f' for {resolved.left} s more'}",)

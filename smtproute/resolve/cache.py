@@ -21,8 +21,8 @@ class Kept(Generic[Value]):
 
     value: Value
     until: float
-    stale: bool = False
-    """It is one from before, because now there is none: nobody waits for the better one that is being asked for."""
+    spare: float = 0.0
+    """Of one from before, because now there is none: until then nobody waits for the better one that is asked for."""
 
 
 class Cache(Generic[Value]):
@@ -48,7 +48,7 @@ class Cache(Generic[Value]):
                 return kept.value
             if asking is None:
                 break
-            if kept is not None and not fresh and kept.stale:
+            if kept is not None and not fresh and self._clock.now() < kept.spare:
                 return kept.value
             await asking.wait()
             fresh = fresh and self._kept.get(name) is kept

@@ -26,6 +26,8 @@ class Known:
     """When DNS is asked again."""
     stale: str = ""
     """Why DNS does not answer now, where this is its last good answer from before."""
+    spare: float = 0.0
+    """Until when such an answer is used."""
 
 
 class LastGood:
@@ -50,11 +52,11 @@ class LastGood:
         known = Known(answer, now, now + answer.lifetime)
         if answer.status in FAILED:
             last = self._last.get(question)
-            if last is None or now >= last.until + self._keep:
+            if last is None or now >= (spare := last.until + self._keep):
                 return known
             # One that was asked again before its time is as good as it was until then.
-            again = min(max(known.until, last.until), last.until + self._keep)
-            return Known(last.answer, last.at, again, str(answer))
+            again = min(max(known.until, last.until), spare)
+            return Known(last.answer, last.at, again, str(answer), spare)
         self._last.pop(question, None)
         if answer.status in good:
             self._last[question] = known

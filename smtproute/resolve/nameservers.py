@@ -20,7 +20,7 @@ import dns.rcode
 import dns.rdata
 import dns.rdatatype
 
-from smtproute.core.choice import Resolution
+from smtproute.core.choice import Resolution, ending
 from smtproute.resolve.files import text_of
 
 __all__ = ["FAILED", "NEGATIVE", "Answer", "NameServer", "NameServers", "system_servers"]
@@ -95,8 +95,7 @@ class Answer:
     reason: str = ""
 
     def __str__(self) -> str:
-        asked = f" from {self.asked}" if self.asked else ""
-        return f"{self.status}{asked}{f' ({self.reason})' if self.reason else ''}"
+        return ending(self.status, self.asked, self.reason)
 
 
 class NameServers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Set
 from dataclasses import replace
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import dns.name
 import dns.rdatatype
@@ -29,6 +29,9 @@ _GRAVITY = (Resolution.TIMEOUT, Resolution.SERVFAIL, Resolution.REFUSED, Resolut
 believed only where both questions were answered: what may be temporary must not bounce mail."""
 _MX_GOOD = frozenset({Resolution.OK, Resolution.NODATA})
 """A domain without MX stands for itself (RFC 5321 5.1)."""
+
+
+Told = TypeVar("Told", Resolved, Exchanges)
 
 
 class Resolver:
@@ -90,7 +93,7 @@ class Resolver:
                 case Source.HOSTS:
                     ips = self._hosts.find(name)
                 case Source.DNS:
-                    missing = await self._addresses.get(name, fresh=fresh)
+                    missing = self._aged(await self._addresses.get(name, fresh=fresh))
                     if missing.addresses:
                         return missing
                     ips = ()
@@ -105,14 +108,14 @@ class Resolver:
     async def exchanges(self, domain: str, *, fresh: bool = False) -> Exchanges:
         """Where a domain takes its mail (RFC 5321 5.1), by DNS whatever the order of the sources.
 
-        By rising preference, equals by name. A domain that exists without MX stands for itself (`implicit`, status
-        OK); a null MX (RFC 7505) has no exchanges and status OK.
+        By rising preference, equals by name. A domain that exists without MX stands for itself (status OK); a null MX
+        (RFC 7505) has no exchanges and status OK.
         """
         try:
             name = askable(domain)
         except AddressError as error:
             return Exchanges(domain, Resolution.NXDOMAIN, reason=str(error))
-        return await self._exchanges.get(name, fresh=fresh)
+        return self._aged(await self._exchanges.get(name, fresh=fresh))
 
     async def txt(self, name: str) -> bytes | None:
         """The TXT record, its strings joined (RFC 6376 3.6.2.2); None if there is none.
@@ -127,6 +130,10 @@ class Resolver:
         if isinstance(found, Resolved):
             raise LookupFailed(found)
         return found
+
+    def _aged(self, answer: Told) -> Told:
+        """The same, with its age."""
+        return replace(answer, age=max(0.0, self._clock.now() - answer.at))
 
     async def _ask(
         self, name: str, rdtype: dns.rdatatype.RdataType, good: Set[Resolution] = frozenset({Resolution.OK})
@@ -145,23 +152,26 @@ class Resolver:
         first = min(having, key=lambda known: known.until)
         stale = next((known.stale for known in having if known.stale), "")
         ttl, until = first.answer.lifetime, first.until
-        if any(known.answer.status in FAILED for known in both):
+        failed = next((known.answer for known in both if known.answer.status in FAILED), None)
+        reason = ""
+        if failed is not None:
             ttl, until = min(ttl, NEGATIVE), min(until, self._clock.now() + NEGATIVE)
+            reason = f"{'AAAA' if failed is v6.result().answer else 'A'}: {failed}"
         found = tuple(Found(str(record), Source.DNS) for known in having for record in known.answer.records)
         asked = having[0].answer.asked
-        resolved = Resolved(name, Resolution.OK, found, asked, at=first.at, ttl=ttl, stale=stale)
-        return Kept(resolved, until, bool(stale))
+        resolved = Resolved(name, Resolution.OK, found, asked, reason, at=first.at, ttl=ttl, stale=stale)
+        return Kept(resolved, until, min((known.spare for known in having if known.stale), default=0.0))
 
     async def _ask_exchanges(self, name: str) -> Kept[Exchanges]:
         known = await self._ask(name, dns.rdatatype.MX, _MX_GOOD)
-        return Kept(_exchanges(name, known), known.until, bool(known.stale))
+        return Kept(_exchanges(name, known), known.until, known.spare)
 
     async def _ask_text(self, name: str) -> Kept[bytes | Resolved | None]:
         known = await self._ask(name, dns.rdatatype.TXT)
         if known.answer.status in FAILED:
             return Kept(_resolved(name, known), known.until)
         texts = [b"".join(record.strings) for record in known.answer.records if isinstance(record, TXT)]
-        return Kept(min(texts, key=_unlike_key, default=None), known.until, bool(known.stale))
+        return Kept(min(texts, key=_unlike_key, default=None), known.until, known.spare)
 
 
 def _servers(settings: ResolverSettings, resolv_conf: str) -> list[NameServer]:
@@ -185,7 +195,7 @@ def _exchanges(name: str, known: Known) -> Exchanges:
         stale=known.stale,
     )
     if answer.status is Resolution.NODATA:
-        return replace(ending, status=Resolution.OK, exchanges=(Exchange(0, name),), implicit=True)
+        return replace(ending, status=Resolution.OK, exchanges=(Exchange(0, name),))
     records = [record for record in answer.records if isinstance(record, MX)]
     # "." beside other exchangers is a mistake that takes nothing from them (RFC 7505 3).
     hosts = sorted((record.preference, _host(record)) for record in records if record.exchange != dns.name.root)

@@ -296,6 +296,8 @@ def _why(error: Exception) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             return f"certificate refused: {error.verify_message}"
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
+            return "what the server speaks there is no TLS"
         case OSError(errno=int(number)) if not isinstance(error, ssl.SSLError):
             return _within(os.strerror(number))
         case _:

@@ -39,11 +39,17 @@ class Timeouts:
     """From the final dot to the reply: too short, and messages are delivered twice (RFC 1047)."""
     quit: float = 5.0
     next_connect: float = 0.25
-    """Until the next address is tried beside one that is not connected (RFC 8305 5, Connection Attempt Delay)."""
-    next_greeting: float = 5.0
-    """Until the next address is tried beside one that is connected and has not greeted."""
-    next_backup: float = 5.0
-    """Until the first backup is tried beside a primary that is not connected."""
+    """Until the next address of a server is tried beside one that is not connected (RFC 8305 5, Connection Attempt
+    Delay)."""
+    next_server: float = 1.0
+    """The same, where the next address is another server's: one that is merely far away is not to lose its mail."""
+    next_backup: float = 2.0
+    """The same, where the next is the first backup."""
+    next_greeting: float = 10.0
+    """Until the next address is tried beside one that is connected and has not greeted: postscreen(8) lets a client
+    wait for six seconds."""
+    backup_greeting: float = 30.0
+    """The same, where the next is the first backup."""
 
 
 TIMEOUTS = Timeouts()

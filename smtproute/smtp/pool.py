@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from smtproute.core.choice import Candidate
+from smtproute.core.choice import Candidate, Spot
 from smtproute.core.limits import pause
 from smtproute.core.outcome import Answer, Stage
 from smtproute.core.settings import Endpoint, EndpointTls, Server
@@ -53,8 +53,8 @@ class NobodyReached(Exception):
         """All of them."""
 
 
-_Key = tuple[Endpoint, Server, str]
-"""Endpoint, server and IP address. The whole endpoint, so that after a reload nothing goes by the old settings."""
+_Key = tuple[Endpoint, Spot]
+"""The whole endpoint, so that after a reload nothing goes by the old settings."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class _Kept:
 
 
 @dataclass(slots=True)
-class _Lane:
+class _Connections:
     """The connections of one endpoint name: no more than `limit` at once, and who comes first goes first."""
 
     limit: int = 1
@@ -75,8 +75,8 @@ class _Lane:
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
     kept: list[_Kept] = field(default_factory=list)
     """In the order of `since`."""
-    vanished: dict[tuple[Server, str], float] = field(default_factory=dict)
-    """When each address was last withdrawn."""
+    vanished: dict[Spot, float] = field(default_factory=dict)
+    """When each address was last withdrawn (`Clock.monotonic`)."""
     pacing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whose turn it is, by the rate: the others wait behind it."""
     went: float | None = None
@@ -116,6 +116,11 @@ class _Lane:
                 return kept.connection
         return None
 
+    def idle(self, before: float | None) -> Iterator[Connection]:
+        """Takes out the kept connections that were last used before this time (None: all)."""
+        while self.kept and (before is None or self.kept[0].since <= before):
+            yield self.kept.pop(0).connection
+
     def surplus(self) -> Iterator[Connection]:
         """Takes out, oldest first, the kept connections that leave no room for those of `busy`."""
         while self.kept and self.busy + len(self.kept) > self.limit:
@@ -123,27 +128,27 @@ class _Lane:
 
 
 @dataclass(slots=True, eq=False)
-class _Errand:
-    """One message for one endpoint."""
+class _Sending:
+    """One message on its way to one endpoint."""
 
-    lane: _Lane
+    connections: _Connections
     endpoint: Endpoint
     mail: Mail
     content: bytes
-    since: float
-    """What vanishes from this time on is no candidate any more."""
+    at: float
+    """What vanishes from this time on is no candidate any more (`Choice.at`)."""
 
     def lost(self, candidate: Candidate) -> bool:
         """Whether the candidate has vanished."""
-        at = self.lane.vanished.get((candidate.server, candidate.ip))
-        return at is not None and at >= self.since
+        at = self.connections.vanished.get(candidate.spot)
+        return at is not None and at >= self.at
 
     def key(self, candidate: Candidate) -> _Key:
-        return self.endpoint, candidate.server, candidate.ip
+        return self.endpoint, candidate.spot
 
 
 class Pool:
-    """Sends mail to candidates of endpoints over kept connections. One `run` owns the clearing away of idle ones."""
+    """Sends mail to candidates of endpoints over kept connections. One `run` parts from those that are done."""
 
     def __init__(self, helo: str, world: World, timeouts: Timeouts = TIMEOUTS) -> None:
         self._helo = helo
@@ -151,10 +156,11 @@ class Pool:
         self._timeouts = timeouts
         self._contexts: dict[tuple[EndpointTls, bool, str, str, str], ssl.SSLContext | None] = {}
         self._rates: dict[str, float] = {}
-        self._lanes: dict[str, _Lane] = {}
-        self._parting: list[Connection] = []
-        """Connections to addresses that vanished, for `run` to close."""
-        self._vanished = asyncio.Event()
+        self._connections: dict[str, _Connections] = {}
+        """By name of endpoint."""
+        self._done: list[Connection] = []
+        """Connections that carry nothing more, for `run` to part from: no message waits for a server's 221."""
+        self._parting = asyncio.Event()
 
     def prepare(self, endpoints: Collection[Endpoint]) -> None:
         """What these endpoints need, so that no delivery has to wait for it: at start and at each reload.
@@ -168,89 +174,98 @@ class Pool:
         """Until the endpoint's `rate` lets another message go. Who comes first goes first."""
         if not self._rate(endpoint):
             return
-        lane = self._lane(endpoint.name)
-        async with lane.pacing:
-            while (rate := self._rate(endpoint)) and (seconds := pause(lane.went, rate, self._world.clock.now())):
-                await self._world.clock.sleep(min(seconds, _GLANCE))
-            lane.went = self._world.clock.now()
+        connections = self._of(endpoint.name)
+        clock = self._world.clock
+        async with connections.pacing:
+            while (rate := self._rate(endpoint)) and (seconds := pause(connections.went, rate, clock.now())):
+                await clock.sleep(min(seconds, _GLANCE))
+            connections.went = clock.now()
 
     async def send(
-        self,
-        endpoint: Endpoint,
-        candidates: Sequence[Candidate],
-        mail: Mail,
-        content: bytes,
-        since: float | None = None,
+        self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes, at: float
     ) -> Sent:
         """One transaction with the first of these candidates that is reached, by a kept connection or by a race.
 
-        It waits for a place under `max_connections` first, which counts messages: for a moment a race may hold more
-        sockets than that, on which nobody has been greeted yet. A kept connection to the first candidate that turns
-        out dead before the server answered MAIL is replaced by a new one; nothing is ever sent twice after that.
-        What has vanished since the candidates were looked up (`since`, else now) is left out. Raises NobodyReached.
+        It waits for a place under `max_connections` first, which counts messages: for a moment there may be more
+        sockets than that, in a race, on which nobody has been greeted yet, and after a QUIT. A kept connection to the
+        first candidate that turns out dead before the server answered MAIL is replaced by a new one; nothing is ever
+        sent twice after that. What has vanished since the candidates were chosen (`Choice.at`) is left out. Raises
+        NobodyReached.
         """
-        lane = self._lane(endpoint.name)
-        errand = _Errand(lane, endpoint, mail, content, self._world.clock.now() if since is None else since)
-        await lane.enter(endpoint.max_connections)
+        connections = self._of(endpoint.name)
+        sending = _Sending(connections, endpoint, mail, content, at)
+        await connections.enter(endpoint.max_connections)
         try:
-            return await self._send(errand, candidates)
+            return await self._send(sending, candidates)
         finally:
-            lane.leave()
+            connections.leave()
 
     def vanished(self, endpoint: str, server: Server, ips: frozenset[str]) -> None:
         """These are no addresses of the server any more: idle connections to them are closed, others after use."""
-        lane = self._lane(endpoint)
-        addresses = {(server, ip) for ip in ips}
-        now = self._world.clock.now()
-        lane.vanished = {address: at for address, at in lane.vanished.items() if at > now - _MEMORY}
-        lane.vanished |= dict.fromkeys(addresses, now)
-        self._parting += [kept.connection for kept in lane.kept if kept.key[1:] in addresses]
-        lane.kept = [kept for kept in lane.kept if kept.key[1:] not in addresses]
-        self._vanished.set()
+        connections = self._of(endpoint)
+        spots: set[Spot] = {(server, ip) for ip in ips}
+        now = self._world.clock.monotonic()
+        connections.vanished = {spot: at for spot, at in connections.vanished.items() if at > now - _MEMORY}
+        connections.vanished |= dict.fromkeys(spots, now)
+        self._part(kept.connection for kept in connections.kept if kept.key[1] in spots)
+        connections.kept = [kept for kept in connections.kept if kept.key[1] not in spots]
 
     async def run(self) -> None:
-        """Closes what has been idle too long, and what `vanished` leaves, for ever."""
+        """Parts from connections that are done, and from those that have been idle too long, for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_idle())
             while True:
-                await self._vanished.wait()
-                self._vanished.clear()
-                parting, self._parting = self._parting, []
-                for connection in parting:
-                    group.create_task(connection.quit())
+                await self._parting.wait()
+                self._parting.clear()
+                for _ in self._done:
+                    group.create_task(self._quit())
 
     async def close(self) -> None:
-        """Closes every kept connection; called once nothing is being sent."""
-        await self._part(None)
+        """Parts from every connection; called once nothing is being sent."""
+        for connections in self._connections.values():
+            self._part(connections.idle(None))
+        async with asyncio.TaskGroup() as group:
+            for _ in self._done:
+                group.create_task(self._quit())
 
-    def _lane(self, endpoint: str) -> _Lane:
-        return self._lanes.setdefault(endpoint, _Lane())
+    def _of(self, endpoint: str) -> _Connections:
+        return self._connections.setdefault(endpoint, _Connections())
+
+    def _part(self, connections: Iterable[Connection]) -> None:
+        """These are done."""
+        self._done += connections
+        if self._done:
+            self._parting.set()
+
+    async def _quit(self) -> None:
+        """Says QUIT on the next one that is done, if nobody else has: one that never begins leaves it to `close`."""
+        if self._done:
+            await self._done.pop(0).quit()
 
     def _rate(self, endpoint: Endpoint) -> float:
         return self._rates.get(endpoint.name, endpoint.rate)
 
-    async def _send(self, errand: _Errand, candidates: Sequence[Candidate]) -> Sent:
+    async def _send(self, sending: _Sending, candidates: Sequence[Candidate]) -> Sent:
         """Raises NobodyReached."""
         first = candidates[0]
         before: tuple[Line, ...] = ()
-        kept = errand.lane.take(errand.key(first))
+        kept = sending.connections.take(sending.key(first))
         if kept is not None:
             try:
-                return Sent(first, await self._transact(errand, first, kept))
+                return Sent(first, await self._transact(sending, first, kept))
             except Gone as gone:
                 before = gone.transcript
-        for connection in errand.lane.surplus():
-            await connection.quit()
-        candidate, connection, unreached = await self._reach(errand, candidates, before)
-        return Sent(candidate, await self._transact(errand, candidate, connection), unreached)
+        self._part(sending.connections.surplus())
+        candidate, connection, unreached = await self._reach(sending, candidates, before)
+        return Sent(candidate, await self._transact(sending, candidate, connection), unreached)
 
     async def _reach(
-        self, errand: _Errand, candidates: Sequence[Candidate], before: tuple[Line, ...]
+        self, sending: _Sending, candidates: Sequence[Candidate], before: tuple[Line, ...]
     ) -> tuple[Candidate, Connection, tuple[tuple[Candidate, Unreachable], ...]]:
         """A new connection, to whom, and who failed; `before` is told of the first. Raises NobodyReached."""
         unreached: dict[Candidate, Unreachable] = {}
         try:
-            terms = self._terms(errand.endpoint)
+            terms = self._terms(sending.endpoint)
         except TlsFault as fault:
             note = Line(Arrow.NOTE, self._world.clock.now(), str(fault))
             at_fault = Unreachable(Answer(Stage.STARTTLS, None, str(fault)), (*before, note), Learnt())
@@ -260,7 +275,7 @@ class Pool:
             for candidate in waiting:
                 told = before if candidate == candidates[0] else ()
                 opening = Opening(candidate.server, candidate.ip, terms, self._world, told)
-                if errand.lost(candidate):
+                if sending.lost(candidate):
                     unreached[candidate] = opening.give_up(Stage.RESOLVE, _VANISHED)
                 else:
                     runners.append(Runner(candidate, opening))
@@ -273,7 +288,7 @@ class Pool:
             except Unreachable as unreachable:
                 unreached[won.candidate] = unreachable
                 continue
-            if not errand.lost(won.candidate):
+            if not sending.lost(won.candidate):
                 return won.candidate, Connection(won.opening), tuple(unreached.items())
             unreached[won.candidate] = won.opening.give_up(Stage.RESOLVE, _VANISHED)
         raise NobodyReached(tuple(unreached.items()))
@@ -293,37 +308,28 @@ class Pool:
             self._timeouts,
         )
 
-    async def _transact(self, errand: _Errand, candidate: Candidate, connection: Connection) -> Dialogue:
+    async def _transact(self, sending: _Sending, candidate: Candidate, connection: Connection) -> Dialogue:
         """Raises Gone, on a kept connection only."""
         usable = False
         try:
-            dialogue = await connection.send(errand.mail, errand.content)
+            dialogue = await connection.send(sending.mail, sending.content)
             usable = dialogue.usable
         finally:
             if not usable:
                 connection.abort()
         if not usable:
             return dialogue
-        if errand.lost(candidate) or connection.transactions >= errand.endpoint.max_messages:
-            await connection.quit()
+        if sending.lost(candidate) or connection.transactions >= sending.endpoint.max_messages:
+            self._part([connection])
         else:
-            errand.lane.kept.append(_Kept(errand.key(candidate), connection, self._world.clock.now()))
+            sending.connections.kept.append(_Kept(sending.key(candidate), connection, self._world.clock.now()))
         return dialogue
 
     async def _watch_idle(self) -> None:
         while True:
             await self._world.clock.sleep(_TICK)
-            await self._part(self._world.clock.now() - IDLE)
-
-    async def _part(self, before: float | None) -> None:
-        """Says QUIT on every connection that was last used before this time (None: on all), on all at once."""
-        parting, self._parting = self._parting, []
-        for lane in self._lanes.values():
-            while lane.kept and (before is None or lane.kept[0].since <= before):
-                parting.append(lane.kept.pop(0).connection)
-        async with asyncio.TaskGroup() as group:
-            for connection in parting:
-                group.create_task(connection.quit())
+            for connections in self._connections.values():
+                self._part(connections.idle(self._world.clock.now() - IDLE))
 
 
 def _settings(endpoint: Endpoint) -> tuple[EndpointTls, bool, str, str, str]:

@@ -1,7 +1,7 @@
 """The race: several addresses of an endpoint are connected to, each a little after the one before it (RFC 8305 5).
 
 The first that greets has won. A dead address so costs milliseconds and no timeout, and one that accepts and then
-hangs some seconds.
+hangs some seconds. How long is waited before the next one starts depends on what it is waited for (`Timeouts.next_*`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ ABREAST = 10
 
 @dataclass(slots=True, eq=False)
 class Runner:
-    """One candidate in the race. Times are the loop's."""
+    """One candidate in the race."""
 
     candidate: Candidate
     opening: Opening
-    started: float = 0.0
-    connected: float | None = None
+    stage: Stage = Stage.CONNECT
+    """What it waits for; with `GREETING` it is connected."""
+    since: float = 0.0
+    """When that began: the loop's time."""
+    late: bool = False
+    """That took so long that another was started."""
     greeted: bool = False
     failure: Unreachable | None = None
 
@@ -46,8 +50,8 @@ class Race:
     async def winner(self) -> Runner | None:
         """The first that greets, None where none does; the sockets of all others are closed.
 
-        A loser that showed no sign of life in its time has failed, too: its `failure` names the winner. One that was
-        merely slower has not.
+        A loser that kept us waiting until another was started has failed, too, unless it has connected since: its
+        `failure` names the winner. One that was merely slower has not.
         """
         won: Runner | None = None
         try:
@@ -75,8 +79,10 @@ class Race:
             if first is not None or (due is None and all(runner.failure for runner in self.started)):
                 return first
             if due is not None and due <= loop.time():
+                for late in self._under_way():
+                    late.late = True
                 runner = self._waiting.popleft()
-                runner.started = loop.time()
+                runner.since = loop.time()
                 self.started.append(runner)
                 tasks.append(group.create_task(self._run(runner)))
                 continue
@@ -86,24 +92,32 @@ class Race:
             except TimeoutError:
                 pass
 
+    def _under_way(self) -> list[Runner]:
+        """Those that have been started and have not failed."""
+        return [runner for runner in self.started if runner.failure is None]
+
     def _due(self) -> float | None:
         """When the next one starts if nothing happens; None: all have, or enough are under way."""
-        under_way = sum(runner.failure is None for runner in self.started)
-        if not self._waiting or under_way >= ABREAST:
+        under_way = self._under_way()
+        if not self._waiting or len(under_way) >= ABREAST:
             return None
-        if not under_way:
-            return 0.0
-        last, timeouts = self.started[-1], self._timeouts
-        if last.connected is not None and last.failure is None:
-            return last.connected + timeouts.next_greeting
-        if self._waiting[0].candidate.backup and not last.candidate.backup:
-            return last.started + timeouts.next_backup
-        return last.started + timeouts.next_connect
+        return max((runner.since + self._patience(runner, self._waiting[0]) for runner in under_way), default=0.0)
+
+    def _patience(self, runner: Runner, following: Runner) -> float:
+        """Seconds that `following` does not start beside `runner`."""
+        timeouts = self._timeouts
+        backup = following.candidate.backup and not runner.candidate.backup
+        if runner.stage is Stage.GREETING:
+            return timeouts.backup_greeting if backup else timeouts.next_greeting
+        if backup:
+            return timeouts.next_backup
+        same = following.candidate.server == runner.candidate.server
+        return timeouts.next_connect if same else timeouts.next_server
 
     async def _run(self, runner: Runner) -> None:
         try:
             await runner.opening.connect()
-            runner.connected = asyncio.get_running_loop().time()
+            runner.stage, runner.since, runner.late = Stage.GREETING, asyncio.get_running_loop().time(), False
             self._changed.set()
             await runner.opening.greet()
             runner.greeted = True
@@ -115,15 +129,8 @@ class Race:
     def _judge(self, won: Runner) -> None:
         """Gives up those that are late."""
         now = asyncio.get_running_loop().time()
-        for runner in self.started:
-            if runner.greeted or runner.failure is not None:
-                continue
-            if runner.connected is None:
-                stage, what = Stage.CONNECT, "connection"
-                seconds, patience = now - runner.started, self._timeouts.next_connect
-            else:
-                stage, what = Stage.GREETING, "greeting"
-                seconds, patience = now - runner.connected, self._timeouts.next_greeting
-            if seconds >= patience:
-                why = f"no {what} within {round(seconds, 1):g} s, when {won.candidate} answered"
-                runner.failure = runner.opening.give_up(stage, why)
+        for runner in self._under_way():
+            if runner.late and not runner.greeted:
+                what = "connection" if runner.stage is Stage.CONNECT else "greeting"
+                why = f"no {what} within {round(now - runner.since, 1):g} s, when {won.candidate} answered"
+                runner.failure = runner.opening.give_up(runner.stage, why)

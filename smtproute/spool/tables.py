@@ -290,8 +290,7 @@ def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]],
 
     Raises sqlite3.Error.
     """
-    elsewhere = " AND NOT (place = ? OR place >= ? AND place < ?)" * len(without)
-    binding = [bound for place in without for bound in (place, f"{place}/", f"{place}0")]  # 0 comes after /
+    bounds = _bounds(without)
     keys: list[tuple[str, int]] = []
     next_due = math.inf
     connection.execute("BEGIN")
@@ -300,8 +299,8 @@ def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]],
         with closing(
             connection.execute(
                 "SELECT CAST(due_at AS REAL), message, number FROM delivery"
-                f" WHERE state = 'queued'{elsewhere} ORDER BY due_at",
-                binding,
+                f" WHERE state = 'queued' AND {_outside(0, len(bounds))} ORDER BY due_at",
+                bounds,
             )
         ) as waiting:
             for due_at, message, number in waiting:
@@ -315,6 +314,29 @@ def due(connection: sqlite3.Connection, now: float, taken: Set[tuple[str, int]],
         return Due(_found([connection.execute(one, key).fetchone() for key in keys]), next_due)
     finally:
         connection.execute("COMMIT")
+
+
+def _bounds(places: Set[str]) -> list[str]:
+    """The starts and ends, in order, of the ranges of what is one of these places, or begins with one."""
+    bounds: list[str] = []
+    exact = [(place, f"{place}\0") for place in places]
+    for start, end in sorted([*exact, *((f"{place}/", f"{place}0") for place in places)]):  # 0 comes after /
+        if not bounds or start >= bounds[-1]:
+            bounds += (start, end)
+    return bounds
+
+
+def _outside(first: int, last: int) -> str:
+    """SQL: whether a place that comes between the bounds `first` and `last` is in none of the ranges.
+
+    By halves: a thousand places are a dozen comparisons, and no expression too deep for SQLite (1000). It binds
+    32,766 bounds: 8000 places, many times as many as are without room at a time.
+    """
+    if first == last:
+        return str(int(first % 2 == 0))
+    middle = (first + last) // 2
+    below, above = _outside(first, middle), _outside(middle + 1, last)
+    return f"CASE WHEN place < ?{middle + 1} THEN {below} ELSE {above} END"
 
 
 def entries(connection: sqlite3.Connection, message_id: str) -> Found:

@@ -38,13 +38,20 @@ def log_to(stream: TextIO, form: LogFormat) -> Emit:
             )
         if event.what in (Happening.DEFERRED, Happening.FAILED, Happening.WITHDRAWN) and "detail" in facts:
             facts["detail"] = f"{facts['says']}: {facts['detail']}"
+        if "retry_at" in facts:
+            facts["retry_at"] = _time(facts["retry_at"])
         if event.what is Happening.VERDICT:
             facts["verdicts"] = "; ".join(event.facts["verdicts"])
-        at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with contextlib.suppress(OSError, ValueError):  # no room, no reader, closed
-            logger.msg(str(event.what), timestamp=at, **({"id": event.message} if event.message else {}), **facts)
+            logger.msg(
+                str(event.what), timestamp=_time(event.at), **({"id": event.message} if event.message else {}), **facts
+            )
 
     return emit
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _shown(value: Any) -> Any:

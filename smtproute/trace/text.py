@@ -63,9 +63,6 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             return [f"the client heard: {facts['reply']}"]
         case Happening.UNSEALED:
             return [f"endpoint {facts['endpoint']}: {facts['why']}"]
-        case Happening.RESOLVED:
-            changes = [f"{change} {', '.join(facts[change])}" for change in ("appeared", "vanished") if facts[change]]
-            return [f"endpoint {facts['endpoint']}: {'; '.join((facts['server'], *changes))}; now {facts['now']}"]
         case Happening.BOUNCED:
             return [f"DSN {facts['dsn']} to {facts['to']}" if facts["dsn"] else f"no DSN: {facts['why']}"]
         case Happening.HELD if "rule" in facts:
@@ -75,7 +72,8 @@ def _event(event: Event, transcripts: bool) -> list[str]:
         case Happening.DOWNGRADED:
             return [f"endpoint {facts['endpoint']}: {facts['server']} at {facts['ip']} in plain text: {facts['why']}"]
         case (
-            Happening.RESTING
+            Happening.RESOLVED
+            | Happening.RESTING
             | Happening.RECOVERED
             | Happening.LISTENING
             | Happening.RELOADED

@@ -279,6 +279,19 @@ EXACT = [
         '[endpoint.x]\nservers = ["a.b"]\ntls = "never"\nusername = "us"\npassword_file = "pw"',
         'endpoint.x.username = "us": credentials go over TLS or nowhere. Write tls = "require", or remove username.',
     ),
+    *(
+        (
+            f'[endpoint.x]\nservers = ["a.b"]{tls}\nusername = "us"\npassword_file = "pw"',
+            'endpoint.x.username = "us": tls = "prefer" verifies nothing, and whoever is in between would read the '
+            'password. Write tls = "require" or "implicit".',
+        )
+        for tls in ("", '\ntls = "prefer"')
+    ),
+    (
+        '[endpoint.x]\ndiscover = "recipient"\nbalance = "round-robin"',
+        'endpoint.x.balance = "round-robin": discover = "recipient" goes by the preferences of the MX. '
+        "Remove one of the two.",
+    ),
     (
         '[endpoint.x]\ndiscover = "recipient"\ntls = "require"\nusername = "us"\npassword_file = "pw"',
         'endpoint.x.username = "us": discover = "recipient" would tell the password to whoever has a domain. '

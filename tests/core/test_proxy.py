@@ -56,21 +56,21 @@ QUEUED = f"250 2.0.0 Ok: queued as {ID}"
         ([accepted("first"), accepted("second")], f"250 2.0.0 first (relayed as {ID})", False),
         ([accepted("", "")], f"250 2.0.0 Ok (relayed as {ID})", False),
         ([accepted("fine", "2.6.0")], f"250 2.6.0 fine (relayed as {ID})", False),
-        ([refused()], "550 5.1.1 no such user", True),
-        ([refused(), refused("full", 552, "5.2.2")], "552 5.2.2 full", True),
-        ([refused("no", 554, "")], "554 5.0.0 no", True),
-        ([deferred()], "450 4.2.0 greylisted", True),
-        ([UNREACHED], "451 4.4.1 No server took the message", True),
-        ([deferred(), UNREACHED], "450 4.2.0 greylisted", True),
-        ([deferred("one"), deferred("two", 452, "4.2.2")], "452 4.2.2 two", True),
-        ([deferred("closing", 421, "4.3.2")], "451 4.3.2 closing", True),
+        ([refused()], f"550 5.1.1 no such user (trace {ID})", True),
+        ([refused(), refused("full", 552, "5.2.2")], f"552 5.2.2 full (trace {ID})", True),
+        ([refused("no", 554, "")], f"554 5.0.0 no (trace {ID})", True),
+        ([deferred()], f"450 4.2.0 greylisted (trace {ID})", True),
+        ([UNREACHED], f"451 4.4.1 No server took the message (trace {ID})", True),
+        ([deferred(), UNREACHED], f"450 4.2.0 greylisted (trace {ID})", True),
+        ([deferred("one"), deferred("two", 452, "4.2.2")], f"452 4.2.2 two (trace {ID})", True),
+        ([deferred("closing", 421, "4.3.2")], f"451 4.3.2 closing (trace {ID})", True),
         ([refused(), deferred()], QUEUED, False),
         ([accepted(), deferred()], QUEUED, False),
         ([accepted(), refused()], QUEUED, False),
         ([None], QUEUED, False),
         ([None, refused()], QUEUED, False),
         ([None, accepted("theirs")], f"250 2.0.0 theirs (relayed as {ID})", False),
-        ([outcome(Result.FAILED, Reply(452, "4.2.2", "full"))], "452 4.2.2 full", True),
+        ([outcome(Result.FAILED, Reply(452, "4.2.2", "full"))], f"452 4.2.2 full (trace {ID})", True),
     ],
 )
 def test_the_reply(outcomes: list[Outcome | None], reply: str, withdrawn: bool) -> None:
@@ -78,7 +78,7 @@ def test_the_reply(outcomes: list[Outcome | None], reply: str, withdrawn: bool) 
 
 
 def test_a_next_hops_words_are_one_legible_line() -> None:
-    assert concluded(refused("no\nsuch  user\u00e4")) == ("550 5.1.1 no such user\\xe4", True)
+    assert concluded(refused("no\nsuch  user\u00e4")) == (f"550 5.1.1 no such user\\xe4 (trace {ID})", True)
     reply, _ = concluded(accepted("x" * 10_000))
     assert reply.endswith(f"... (relayed as {ID})")
 
@@ -126,7 +126,7 @@ def test_a_refusal_and_only_a_refusal_leaves_nothing_with_us(tried: list[Attempt
         assert not any(each.deliberate or fared is None or fared.result is Result.DELIVERED for each, fared in tried)
     else:
         assert conclusion.reply.code == 250
-        assert ID in conclusion.reply.text
+    assert ID in conclusion.reply.text
 
 
 @given(st.lists(st.tuples(deliveries, outcomes), min_size=1, max_size=6))

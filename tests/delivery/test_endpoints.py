@@ -153,6 +153,21 @@ async def test_other_mistakes_of_a_relays_name_wait_to_be_mended(bench: Bench) -
         assert choice.refusal is not None and choice.refusal.temporary
 
 
+async def test_a_refusal_says_what_dns_said(bench: Bench) -> None:
+    bench.zone.set("null.example", "MX", ["0 ."])
+    bench.zone.set("bad.example", "ANY", Fault.SERVFAIL)
+    dns = bench.zone.address
+    long = ".".join(["a" * 62] * 4) + ".ab"
+    for domain, said in {
+        "null.example": f"null.example has a null MX from {dns}",
+        "gone.example": f"MX of gone.example: NXDOMAIN from {dns}",
+        "bad.example": f"MX of bad.example: SERVFAIL from {dns}",
+        long: f"MX of {long}: NXDOMAIN ('{long}' is too long for a host name)",
+    }.items():
+        choice = await bench.look(Endpoint("mx", (), discover=Discover.RECIPIENT), Domain.parse(domain))
+        assert choice.refusal is not None and choice.refusal.detail == said
+
+
 async def test_an_endpoint_that_resolves_to_nothing_has_no_candidates_and_no_refusal(bench: Bench) -> None:
     bench.zone.set("a.internal", "ANY", Fault.SERVFAIL)
     choice = await bench.look(ONE)
@@ -278,6 +293,17 @@ async def test_where_nothing_else_is_left_the_others_wait_for_the_probe(bench: B
             assert hosts(choice) == (["a.internal"] if well else [])
             if not well:
                 assert choice.passed[0].why == "rests for 2 s more after 2 failures: connection refused"
+
+
+async def test_a_choice_is_as_old_as_its_look_ups_and_not_as_the_wait_for_a_probe(bench: Bench) -> None:
+    await bench.fail(ONE, "a.internal")
+    await bench.clock.advance(1)
+    async with asyncio.TaskGroup() as group, bench.endpoints.chosen(ONE, FAR):
+        waiting = group.create_task(bench.take(ONE))
+        await asyncio.sleep(0)
+        await bench.clock.advance(7)
+        await bench.answer(ONE, "a.internal")
+        assert (await waiting).at == bench.clock.monotonic()
 
 
 async def test_forgetting_wakes_who_waits_and_leaves_nothing(bench: Bench) -> None:

@@ -158,7 +158,7 @@ def test_beyond_the_window_nothing_is_claimed_until_half_is_done() -> None:
     assert claimed.room == 20_000
 
 
-@given(st.lists(st.tuples(names, st.sampled_from(["", "d.example"]), st.integers(1, 900)), max_size=30))
+@given(st.lists(st.tuples(names, st.sampled_from(["", "d.example"]), st.integers(1, 900)), max_size=8))
 def test_what_is_done_leaves_no_trace(added: list[tuple[str, str, int]]) -> None:
     claimed = Claimed()
     jobs = filled(claimed, *(queued(*one) for one in added))

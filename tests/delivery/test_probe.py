@@ -25,7 +25,7 @@ from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Discover, Endpoint, EndpointTls, Family, Resolver, Server, Source
 from smtproute.delivery.certificate import DAY, Certificate, read
 from smtproute.delivery.endpoint import Endpoints
-from smtproute.delivery.places import Errand, lost, places
+from smtproute.delivery.hops import Trial, hops, lost
 from smtproute.delivery.probe import AT_ONCE, TIMEOUTS, Probe, Prober
 from smtproute.resolve.resolver import Resolver as Names
 from smtproute.testing.upstream import Drop, Hang, Rule, Upstream, on
@@ -66,9 +66,9 @@ def names(zone: Zone, **static: str) -> Endpoints:
 
 
 async def probed(zone: Zone, endpoint: Endpoint, recipient: str = "", **static: str) -> list[Probe]:
-    errand = Errand(endpoint, recipient=Address.parse(recipient) if recipient else None)
-    prober = Prober([errand], "mail.example.org", World(), SOON)
-    return await prober.probe(await places(names(zone, **static), [errand]))
+    trial = Trial(endpoint, recipient=Address.parse(recipient) if recipient else None)
+    prober = Prober([trial], "mail.example.org", World(), SOON)
+    return await prober.probe(await hops(names(zone, **static), [trial]))
 
 
 async def one(upstream: Upstream, endpoint: Endpoint, zone: Zone) -> Probe:
@@ -88,7 +88,7 @@ async def test_all_that_a_good_server_shows(zone: Zone, ca_file: str) -> None:
         probe = await one(upstream, endpoint, zone)
         await upstream.quiet()
     assert probe.ok and probe.answer.reply == Reply(250, "2.1.5", "Ok")
-    assert probe.place.found is not None and probe.place.found.source is Source.STATIC
+    assert probe.hop.found is not None and probe.hop.found.source is Source.STATIC
     learnt = probe.learnt
     assert learnt.seconds is not None and learnt.seconds > 0
     assert str(learnt.greeting) == "220 upstream.test ESMTP"
@@ -204,14 +204,14 @@ async def test_every_address_of_every_server_backups_too(zone: Zone) -> None:
             backup=(Server("b.test", backup.port), Server("gone.test", 25)),
         )
         probes = await probed(zone, endpoint, b_test="127.0.0.4")
-    assert [(probe.ok, probe.place.backup, str(probe)) for probe in probes] == [
+    assert [(probe.ok, probe.hop.backup, str(probe)) for probe in probes] == [
         (True, False, f"a.test (dns, 127.0.0.2:{first.port}) 250 2.1.5 Ok"),
         (False, False, f"a.test (dns, 127.0.0.3:{first.port}) connection refused"),
         (False, False, f"broken.test: SERVFAIL from {zone.address}"),
         (True, True, f"b.test (static, 127.0.0.4:{first.port}) 250 2.1.5 Ok"),
         (False, True, f"gone.test: NXDOMAIN from {zone.address}"),
     ]
-    assert {place.written for place in lost([probe.place for probe in probes])} == {
+    assert {hop.written for hop in lost([probe.hop for probe in probes])} == {
         f"broken.test:{first.port}",
         "gone.test:25",
     }
@@ -222,7 +222,7 @@ async def test_so_many_are_tried_at_once(zone: Zone) -> None:
     async with Upstream([on("CONNECT", Hang())]) as upstream:
         endpoint = Endpoint("there", tuple(Server(host, upstream.port) for host in hosts))
         probes = await probed(zone, endpoint, **{host.replace(".", "_"): upstream.host for host in hosts})
-    assert [str(probe.place.server) for probe in probes] == [f"{host}:{upstream.port}" for host in hosts]
+    assert [str(probe.hop.server) for probe in probes] == [f"{host}:{upstream.port}" for host in hosts]
     lives = [(probe.at, probe.transcript[-1].at) for probe in probes]
     assert max(sum(begun <= now < ended for begun, ended in lives) for now, _ in lives) == AT_ONCE
 
@@ -232,15 +232,15 @@ async def test_an_address_of_the_wrong_family_is_listed_and_not_tried(zone: Zone
     zone.set("two.test", "AAAA", ["::1"])
     zone.set("four.test", "A", ["127.0.0.1"])
     endpoint = Endpoint("there", (Server("two.test", 1), Server("four.test", 1)), family=Family.IPV6)
-    errand = Errand(endpoint)
-    found = await places(names(zone), [errand])
-    assert [(place.shown, place.usable, place.why) for place in found] == [
+    trial = Trial(endpoint)
+    found = await hops(names(zone), [trial])
+    assert [(hop.shown, hop.usable, hop.why) for hop in found] == [
         ("two.test:1", False, "IPv4, and family = ipv6"),
         ("two.test:1", True, ""),
         ("four.test:1", False, "IPv4, and family = ipv6"),
     ]
     assert lost(found) == found[2:]
-    probes = await Prober([errand], "mail.example.org", World(), SOON).probe(found)
+    probes = await Prober([trial], "mail.example.org", World(), SOON).probe(found)
     assert [probe.answer.stage for probe in probes] == [Stage.CONNECT, Stage.RESOLVE]
 
 
@@ -249,28 +249,28 @@ async def test_the_mail_exchangers_of_a_name(zone: Zone) -> None:
     zone.set("mx1.example.net", "A", ["127.0.0.2"])
     zone.set("mx2.example.net", "A", ["127.0.0.3"])
     endpoint = Endpoint("there", (Server("example.net", 1), Server("none.example", 1)), discover=Discover.MX)
-    errand = Errand(endpoint)
-    found = await places(names(zone), [errand])
-    assert [(place.written, place.shown, place.why) for place in found] == [
+    trial = Trial(endpoint)
+    found = await hops(names(zone), [trial])
+    assert [(hop.written, hop.shown, hop.why) for hop in found] == [
         ("example.net:1", "mx1.example.net:1", ""),
         ("example.net:1", "mx2.example.net:1", ""),
         ("example.net:1", "gone.example.net:1", f"NXDOMAIN from {zone.address}"),
-        ("none.example:1", "none.example:1", f"none.example: NXDOMAIN from {zone.address}"),
+        ("none.example:1", "none.example:1", f"MX of none.example: NXDOMAIN from {zone.address}"),
     ]
-    assert [place.written for place in lost(found)] == ["none.example:1"]
+    assert [hop.written for hop in lost(found)] == ["none.example:1"]
     assert found[0].resolved is not None and found[0].resolved.status is Resolution.OK
-    probes = await Prober([errand], "mail.example.org", World(), SOON).probe(found)
-    assert [probe.place for probe in probes] == list(found)
+    probes = await Prober([trial], "mail.example.org", World(), SOON).probe(found)
+    assert [probe.hop for probe in probes] == list(found)
 
 
 async def test_the_servers_of_a_recipient(zone: Zone) -> None:
     zone.set("example.net", "MX", ["10 mx.example.net"])
     zone.set("mx.example.net", "A", ["127.0.0.2"])
     endpoint = Endpoint("internet", discover=Discover.RECIPIENT)
-    undirected = Errand(endpoint)
-    assert undirected.undirected and await places(names(zone), [undirected]) == ()
-    (place,) = await places(names(zone), [Errand(endpoint, recipient=Address.parse("anna@example.net"))])
-    assert (place.written, place.shown, place.usable) == ("example.net", "mx.example.net:25", True)
+    undirected = Trial(endpoint)
+    assert undirected.undirected and await hops(names(zone), [undirected]) == ()
+    (hop,) = await hops(names(zone), [Trial(endpoint, recipient=Address.parse("anna@example.net"))])
+    assert (hop.written, hop.shown, hop.usable) == ("example.net", "mx.example.net:25", True)
 
 
 async def test_an_endpoint_that_cannot_be_used(zone: Zone) -> None:
@@ -283,7 +283,7 @@ async def test_lmtp(zone: Zone, tmp_path: Path) -> None:
     async with Upstream(lmtp=True, host=str(tmp_path / "socket")) as upstream:
         endpoint = Endpoint("accounts.lmtp", (Server(upstream.host),), tls=EndpointTls.NEVER, lmtp=True)
         (probe,) = await probed(zone, endpoint, "anna@example.org")
-    assert probe.ok and probe.place.shown == upstream.host
+    assert probe.ok and probe.hop.shown == upstream.host
     assert upstream.sessions[0].commands()[:3] == [
         "LHLO mail.example.org",
         "MAIL FROM:<> SIZE=0",

@@ -24,6 +24,7 @@ from smtproute.mailauth.keys import load as load_key
 from smtproute.mailauth.keys import record
 from smtproute.smtp.client import Connection, Dialogue, Mail
 from smtproute.smtp.opening import TIMEOUTS, Timeouts
+from smtproute.testing.clock import TurnedClock
 from smtproute.testing.relay import Journal, running
 from smtproute.testing.upstream import Rule, Upstream
 from smtproute.testing.zone import Zone
@@ -102,6 +103,12 @@ class Lab:
         """Whom the relays ask."""
         self.resolver = ""
         """Further lines of the configuration's [resolver]."""
+
+    def turned(self) -> TurnedClock:
+        """The clock of the relays that start after this: it stands until the test turns it."""
+        clock = TurnedClock(1_800_000_000.0)
+        self.world = World(clock=clock)
+        return clock
 
     async def upstream(self, host: str, script: Sequence[Rule] = (), *, ip: str = "127.0.0.1", **options) -> Upstream:
         """An upstream server that `host` resolves to."""

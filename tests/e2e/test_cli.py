@@ -223,6 +223,10 @@ def test_explain() -> None:
                 "status": "ok",
                 "addresses": ["192.0.2.7"],
                 "source": "static",
+                "asked": "",
+                "ttl": None,
+                "age": None,
+                "stale": "",
             }
         ],
         "passed_over": [],

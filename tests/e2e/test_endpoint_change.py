@@ -10,7 +10,9 @@ import pytest
 
 from smtproute.app import Relay
 from smtproute.core.event import Event, Happening
+from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Upstream, Wait, on
+from smtproute.world import World
 from tests.e2e.conftest import Lab
 
 OLD, NEW = "127.0.0.2", "127.0.0.3"
@@ -71,6 +73,27 @@ async def test_under_load(lab: Lab, stopped: bool) -> None:
     assert [text for _, text in late if text.startswith("MAIL ")] == []
     assert sum(text.startswith("connected to ") for _, text in late) <= CONNECTIONS  # those under way at that moment
     assert len(new.received) >= CLIENTS * AFTER
+
+
+async def test_a_message_under_way_does_not_go_on_to_an_address_that_vanished_meanwhile(lab: Lab) -> None:
+    clock, gate = TurnedClock(1_800_000_000.0), asyncio.Event()
+    lab.world = World(clock=clock)
+    lab.resolver = 'watch = "5s"'
+    first = await lab.upstream("a.internal", [on("DATA", Wait(gate), "451 4.7.1 Not now")])
+    old = await lab.upstream("b.internal", ip=OLD)
+    relay = await lab.application(f"a.internal:{first.port}", f"b.internal:{old.port}", more='[queue]\nretry = ["1m"]')
+    message = await lab.accepted(relay, "x@far.example")
+    await first.heard("DATA")
+    new = await lab.upstream("b.internal", ip=NEW, port=old.port)
+    await clock.advance(5)
+    await lab.journal.seen(Happening.RESOLVED)
+    await clock.advance(1)
+    gate.set()
+    (deferred,) = await lab.journal.seen(Happening.DEFERRED, message)
+    assert f"b.internal (dns, {OLD}:{old.port}) it is no longer an address of the server" in deferred.facts["detail"]
+    await clock.advance(60)
+    await lab.journal.finished(message, 1)
+    assert (old.connections, len(new.received), lab.journal.of(Happening.RESTING)) == (0, 1, [])
 
 
 def ambiguous(lab: Lab) -> set[str]:

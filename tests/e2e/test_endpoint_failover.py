@@ -14,38 +14,55 @@ from smtproute.app import Relay
 from smtproute.core.event import Happening
 from smtproute.core.settings import LogFormat
 from smtproute.smtp.opening import TIMEOUTS
-from smtproute.testing.clock import TurnedClock
-from smtproute.testing.upstream import Hang, Rule, Upstream, Wait, on
+from smtproute.spool.queue import Change
+from smtproute.testing.upstream import Drop, Hang, Mute, Rule, Upstream, Wait, on
 from smtproute.trace.log import log_to
 from smtproute.trace.text import render
-from smtproute.world import World
-from tests.e2e.conftest import Lab
+from tests.e2e.authority import ca_file, certified
+from tests.e2e.conftest import LETTER, Client, Lab
 
 BUSY = "421 4.3.2 Busy"
 NOBODY = "127.0.0.9"
 """Nobody listens there."""
+RETRY = '[queue]\nretry = ["1m"]\n'
 
 
-def turned(lab: Lab) -> TurnedClock:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
-    return clock
+async def pair(lab: Lab, *script: Rule) -> tuple[Upstream, Upstream, Relay]:
+    """Two servers, of which the first has the script, and their relay."""
+    first, second = await lab.upstream("a.far.example", script), await lab.upstream("b.far.example")
+    return first, second, await lab.application(f"a.far.example:{first.port}", f"b.far.example:{second.port}")
 
 
-async def attempts(lab: Lab, relay: Relay, message: str) -> list[str]:
-    """The servers that were tried, in order."""
-    return [each.facts["server"] for each in await lab.trace(relay, message) if each.what is Happening.ATTEMPT]
+def attempts(lab: Lab, message: str) -> list[str]:
+    """The servers that were tried for a message, in order."""
+    return [event.facts["server"].partition(":")[0] for event in lab.journal.of(Happening.ATTEMPT, message)]
 
 
-async def test_a_server_that_refuses_leads_to_the_next_and_both_are_in_the_trace(lab: Lab) -> None:
-    second = await lab.upstream("b.far.example")
-    lab.zone.set("a.far.example", "A", [NOBODY])
-    relay = await lab.application(f"a.far.example:{second.port}", f"b.far.example:{second.port}")
-    message = await lab.delivered(relay, "x@far.example")
-    said = "\n".join(render(await lab.trace(relay, message)))
-    assert f"not connected to a.far.example ({NOBODY}:{second.port}): connection refused" in said
-    assert f"connected to b.far.example (127.0.0.1:{second.port})" in said
-    assert await attempts(lab, relay, message) == [f"a.far.example:{second.port}", f"b.far.example:{second.port}"]
+@pytest.mark.parametrize(
+    "rule",
+    [
+        on("MAIL", "451 4.3.0 not now"),
+        on("MAIL", "530 5.7.0 log in first"),
+        on("RCPT", "452 4.2.2 full"),
+        on("RCPT", Drop()),
+        on("DATA", "451 4.3.0 no"),
+        on("CONTENT", "451 4.3.0 no"),
+    ],
+)
+async def test_what_rests_no_server(lab: Lab, rule: Rule) -> None:
+    """The next one takes the message at once; Postal waits with the first."""
+    lab.turned()
+    _, second, relay = await pair(lab, rule)
+    for _ in range(2):
+        assert attempts(lab, await lab.delivered(relay, "x@far.example")) == ["a.far.example", "b.far.example"]
+    assert (len(second.received), lab.journal.of(Happening.RESTING)) == (2, [])
+
+
+async def test_a_server_that_hangs_in_mid_transaction_is_not_rested(lab: Lab) -> None:
+    lab.timeouts = replace(lab.timeouts, rcpt=0.2)
+    *_, relay = await pair(lab, on("RCPT", Hang(), times=1))
+    assert attempts(lab, await lab.delivered(relay, "x@far.example")) == ["a.far.example", "b.far.example"]
+    assert attempts(lab, await lab.delivered(relay, "x@far.example")) == ["a.far.example"]
 
 
 async def test_a_server_that_says_nothing_costs_no_timeout(lab: Lab) -> None:
@@ -57,30 +74,11 @@ async def test_a_server_that_says_nothing_costs_no_timeout(lab: Lab) -> None:
     assert len(second.received) == 1
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        on("MAIL", "451 4.7.1 Greylisted"),
-        on("RCPT", "450 4.2.1 Busy"),
-        on("DATA", "421 4.3.2 Closing"),
-        on("CONTENT", "452 4.3.1 No room"),
-    ],
-    ids=lambda rule: str(rule.verb),
-)
-async def test_not_now_leads_to_the_next_server(lab: Lab, rule: Rule) -> None:
-    """Postal waits with the first."""
-    first, second = await lab.upstream("a.far.example", [rule]), await lab.upstream("b.far.example")
-    relay = await lab.application(f"a.far.example:{first.port}", f"b.far.example:{second.port}")
-    message = await lab.delivered(relay, "x@far.example")
-    assert (len(first.received), len(second.received)) == (0, 1)
-    assert len(await attempts(lab, relay, message)) == 2
-
-
 # The error
 
 
 async def test_the_error_says_what_was_tried_in_trace_log_and_dsn(lab: Lab) -> None:
-    clock = turned(lab)
+    clock = lab.turned()
     with socket.create_server((NOBODY, 0)) as closed:
         port = closed.getsockname()[1]
     lab.resolver = f'static = {{ "gitlab.internal" = ["{NOBODY}"] }}'
@@ -116,17 +114,119 @@ async def test_the_error_says_what_was_tried_in_trace_log_and_dsn(lab: Lab) -> N
     assert f"    {error}\r\n" in dsn and "Status: 4.4.1\r\n" in dsn
 
 
+async def test_each_address_that_was_tried_is_an_attempt(lab: Lab) -> None:
+    gone, busy = await lab.upstream("b.internal", [on("CONNECT", "554 5.3.2 no")]), await lab.upstream("c.internal")
+    lab.zone.set("a.internal", "A", ["127.0.0.3"])
+    servers = [f"a.internal:{gone.port}", f"b.internal:{gone.port}", f"c.internal:{busy.port}"]
+    relay = await lab.application(*servers)
+    message = await lab.delivered(relay, "x@far.example")
+    events = lab.journal.of(Happening.ATTEMPT, message)
+    assert [event.facts["server"] for event in events] == servers
+    texts = [[text for _, _, text in event.facts["transcript"]] for event in events]
+    assert texts[0] == [f"not connected to a.internal (127.0.0.3:{gone.port}): connection refused"]
+    assert "554 5.3.2 no" in texts[1] and "." in texts[2]
+    resting = lab.journal.of(Happening.RESTING)[0].facts
+    assert (resting["ip"], resting["seconds"], resting["why"]) == ("127.0.0.3", 1, "connection refused")
+
+
+async def test_recipients_are_told_their_own_answers(lab: Lab) -> None:
+    script = [on("RCPT", "451 4.2.1 busy", match="x@"), on("RCPT", "452 4.2.2 full", match="y@")]
+    far = await lab.upstream("a.internal", script)
+    relay = await lab.application(f"a.internal:{far.port}", more=RETRY)
+    message = await lab.accepted(relay, "x@far.example", "y@far.example", "z@far.example")
+    await lab.journal.seen(Happening.DELIVERED, message)
+    await lab.journal.seen(Happening.DEFERRED, message, 2)
+    told = {event.facts["address"]: event.facts["detail"] for event in lab.journal.of(Happening.DEFERRED, message)}
+    assert told["x@far.example"].endswith(" 451 4.2.1 busy") and told["y@far.example"].endswith(" 452 4.2.2 full")
+
+
+async def test_an_alias_hides_the_error_from_the_sender(lab: Lab) -> None:
+    lab.write("dms/postfix-accounts.cf", "name@example.org|{PLAIN}x\n")
+    lab.write("dms/postfix-virtual.cf", "sales@example.org team@far.example\n")
+    relay = await lab.started(
+        """
+        [docker_mailserver]
+        config = "dms"
+        [listener.mx]
+        bind = "127.0.0.1:0"
+        role = "inbound"
+        [endpoint.secret]
+        servers = ["hidden.internal:1"]
+        [queue]
+        lifetime = 0
+        [[route]]
+        match = "*@far.example"
+        endpoint = "secret"
+        [[route]]
+        match = "*@else.example"
+        mode = "capture"
+        """
+    )
+    message = await lab.delivered(relay, "sales@example.org")
+    (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
+    dsn = await relay.spool.content(bounced.facts["dsn"])
+    assert b"hidden.internal" not in dsn and b"secret" not in dsn
+
+
+async def test_explain_shows_what_is_passed_over(lab: Lab) -> None:
+    lab.zone.set("a.internal", "A", ["127.0.0.3"])
+    relay = await lab.started(
+        """
+        default = { endpoint = "far" }
+        [listener.app]
+        bind = "127.0.0.1:0"
+        debug = true
+        [endpoint.far]
+        servers = ["a.internal:1"]
+        """
+    )
+    await lab.deferred(relay, "x@far.example")
+    client = await Client.connect(relay.addresses["app"])
+    said = await client.say("VRFY x@far.example")
+    assert "passed over: a.internal (dns, 127.0.0.3:1) rests for " in said
+    assert "no address can be tried now: mail would be accepted and deferred" in said
+
+
+async def test_what_no_server_can_take_fails_at_once_whatever_was_passed_over(lab: Lab) -> None:
+    far = await lab.upstream("a.internal", extensions=("PIPELINING",))
+    lab.zone.set("a.internal", "AAAA", ["::1"])
+    relay = await lab.application(f"a.internal:{far.port}")
+    written = lab.folder / "smtproute.toml"
+    written.write_text(written.read_text().replace("[endpoint.far]", '[endpoint.far]\nfamily = "ipv4"'))
+    await relay.reload()
+    message = await lab.delivered(relay, "x@far.example", content=LETTER + b"\xc3\xa4\r\n")
+    (failed,) = lab.journal.of(Happening.FAILED, message)
+    assert failed.facts["reply"].startswith("554 5.6.3 ")
+    assert f"a.internal (dns, [::1]:{far.port}) IPv6, and family = ipv4" in failed.facts["detail"]
+
+
+async def test_what_a_server_lacks_waits_while_another_rests(lab: Lab) -> None:
+    lab.turned()
+    plain = await lab.upstream("a.internal", extensions=("PIPELINING",))
+    lab.zone.set("b.internal", "A", ["127.0.0.3"])
+    relay = await lab.application(f"b.internal:{plain.port}", f"a.internal:{plain.port}")
+    await lab.delivered(relay, "x@far.example")
+    event = await lab.deferred(relay, "x@far.example", content=LETTER + b"\xc3\xa4\r\n")
+    assert "8BITMIME" in event.facts["detail"] and "rests for 1 s more" in event.facts["detail"]
+
+
+async def test_a_downgrade_is_heard_once_for_each_connection(lab: Lab) -> None:
+    far = await lab.upstream("a.internal")
+    relay = await lab.application(f"a.internal:{far.port}")
+    first = await lab.delivered(relay, "x@far.example")
+    await lab.delivered(relay, "y@far.example")
+    assert far.connections == 1
+    (event,) = lab.journal.of(Happening.DOWNGRADED)
+    assert event.message == first
+    assert event.facts["endpoint"] == "far" and event.facts["server"] == f"a.internal:{far.port}"
+    assert event.facts["ip"] == "127.0.0.1" and "STARTTLS" in event.facts["why"]
+
+
 # Rest
 
 
-async def pair(lab: Lab, *script: Rule) -> tuple[Upstream, Upstream, Relay]:
-    """Two servers, of which the first has the script, and their relay."""
-    first, second = await lab.upstream("a.far.example", script), await lab.upstream("b.far.example")
-    return first, second, await lab.application(f"a.far.example:{first.port}", f"b.far.example:{second.port}")
-
-
 async def test_a_server_that_failed_is_left_alone_and_taken_up_again(lab: Lab) -> None:
-    clock = turned(lab)
+    clock = lab.turned()
     first, second, relay = await pair(lab, on("CONNECT", BUSY, times=1))
     await lab.delivered(relay, "1@far.example")
     (resting,) = lab.journal.of(Happening.RESTING)
@@ -143,8 +243,32 @@ async def test_a_server_that_failed_is_left_alone_and_taken_up_again(lab: Lab) -
     assert [each.recipients for each in first.received] == [("3@far.example",), ("4@far.example",)]
 
 
+@pytest.mark.parametrize("verb", ["EHLO", "STARTTLS", "AUTH"])
+async def test_a_server_that_greets_and_then_says_nothing_costs_one_message_its_time(lab: Lab, verb: str) -> None:
+    clock = lab.turned()
+    lab.timeouts = replace(TIMEOUTS, ehlo=0.5)
+    hosts = ("a.far.example", "b.far.example")
+    first, second = [
+        await lab.upstream(host, script, tls=certified(host), users={"app": "secret"})
+        for host, script in zip(hosts, ([on(verb, Mute())], []), strict=True)
+    ]
+    lab.write("password", "secret").chmod(0o600)
+    keys = f'tls = "require"\nca_file = "{ca_file(lab.folder)}"\nusername = "app"\npassword_file = "password"'
+    relay = await lab.application(f"{hosts[0]}:{first.port}", f"{hosts[1]}:{second.port}", keys=keys)
+    for number in range(3):
+        await lab.delivered(relay, f"{number}@far.example")
+    assert (first.connections, len(second.received)) == (1, 3)
+    (resting,) = lab.journal.of(Happening.RESTING)
+    assert (resting.facts["server"], resting.facts["why"]) == (f"{hosts[0]}:{first.port}", "no answer within 0.5 s")
+
+    await clock.advance(resting.facts["seconds"])
+    for number in range(3):
+        await lab.delivered(relay, f"{number}@far.example")
+    assert (first.connections, len(second.received)) == (2, 6)
+
+
 async def test_each_failure_prolongs_the_rest(lab: Lab) -> None:
-    clock = turned(lab)
+    clock = lab.turned()
     first, second, relay = await pair(lab, on("CONNECT", BUSY))
     for number in range(1, 9):
         await lab.delivered(relay, "x@far.example")
@@ -158,7 +282,7 @@ async def test_each_failure_prolongs_the_rest(lab: Lab) -> None:
 
 
 async def test_after_a_rest_one_message_probes_and_the_others_do_not_wait_for_it(lab: Lab) -> None:
-    clock, gate = turned(lab), asyncio.Event()
+    clock, gate = lab.turned(), asyncio.Event()
     first, second, relay = await pair(lab, on("CONNECT", BUSY, times=1), on("EHLO", Wait(gate), times=1))
     await lab.delivered(relay, "0@far.example")
     (resting,) = lab.journal.of(Happening.RESTING)
@@ -173,27 +297,73 @@ async def test_after_a_rest_one_message_probes_and_the_others_do_not_wait_for_it
     assert [each.recipients for each in first.received] == [("probe@far.example",)]
 
 
-async def test_what_waits_is_tried_again_though_all_servers_rest(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    "rule",
+    [
+        on("CONNECT", "554 5.3.2 no"),
+        on("EHLO", "421 4.3.2 closing"),
+        on("MAIL", Drop()),
+        on("RCPT", "421 4.7.0 too much"),
+        on("CONTENT", "421 4.3.2 closing"),
+    ],
+)
+async def test_what_rests_a_server(lab: Lab, rule: Rule) -> None:
+    lab.turned()
+    first, second, relay = await pair(lab, rule)
+    for _ in range(2):
+        await lab.delivered(relay, "x@far.example")
+    assert (first.connections, len(second.received)) == (1, 2)
+    assert len(lab.journal.of(Happening.RESTING)) == 1
+
+
+async def test_where_all_rest_mail_is_put_off_without_a_connection(lab: Lab) -> None:
     """A rest never loses a message: when its pause is over, so is theirs."""
-    clock = turned(lab)
-    far = await lab.upstream("a.far.example", [on("CONNECT", BUSY, times=1)])
-    relay = await lab.application(f"a.far.example:{far.port}")
-    first = await lab.deferred(relay, "1@far.example")
-    second = await lab.deferred(relay, "2@far.example")
+    clock = lab.turned()
+    far = await lab.upstream("a.internal", [on("CONNECT", "421 4.3.2 closing", times=1)])
+    relay = await lab.application(f"a.internal:{far.port}", more=RETRY)
+    first = await lab.deferred(relay, "x@far.example")
+    assert first.facts["reply"] == "421 4.3.2 closing"
+    second = await lab.deferred(relay, "y@far.example")
+    assert second.facts["reply"] == "451 4.4.1 No server took the message"
+    assert second.facts["detail"] == (
+        f"no server took the message: a.internal (dns, 127.0.0.1:{far.port})"
+        " rests for 1 s more after 1 failure: 421 4.3.2 closing"
+    )
+    assert second.facts["retry_at"] == clock.now() + 60
     assert far.connections == 1
-    assert f"a.far.example (dns, 127.0.0.1:{far.port}) rests for " in second.facts["detail"]
-    assert BUSY in second.facts["detail"]
+    # Both are due at the same time: one probes, the other waits for that.
     await clock.advance(60)
-    for event in (first, second):
-        await lab.journal.finished(event.message, 1)
-    assert len(far.received) == 2
+    await lab.journal.seen(Happening.DELIVERED, times=2)
+    assert len(lab.journal.of(Happening.DEFERRED)) == 2
+
+
+async def test_who_retries_a_message_wants_it_tried(lab: Lab) -> None:
+    clock = lab.turned()
+    far = await lab.upstream("a.internal", [on("CONNECT", Drop(), times=2)])
+    relay = await lab.application(f"a.internal:{far.port}", more=RETRY)
+    event = await lab.deferred(relay, "x@far.example")
+    await relay.spool.change(Change.RETRY, [event.message], clock.now())
+    await lab.journal.seen(Happening.DEFERRED, event.message, 2)
+    await relay.spool.change(Change.HOLD, [event.message], clock.now())
+    await relay.spool.change(Change.RELEASE, [event.message], clock.now())
+    await lab.journal.seen(Happening.DELIVERED, event.message)
+    assert far.connections == 3
+
+
+async def test_a_reload_forgets_what_rests(lab: Lab) -> None:
+    lab.turned()
+    far = await lab.upstream("a.internal", [on("CONNECT", Drop(), times=1)])
+    relay = await lab.application(f"a.internal:{far.port}", more=RETRY)
+    await lab.deferred(relay, "x@far.example")
+    await relay.reload()
+    await lab.delivered(relay, "y@far.example")
 
 
 # Standby
 
 
 async def test_a_backup_is_used_while_no_primary_answers_and_left_when_one_does(lab: Lab) -> None:
-    clock = turned(lab)
+    clock = lab.turned()
     first = await lab.upstream("a.far.example", [on("CONNECT", BUSY, times=2)])
     second = await lab.upstream("b.far.example", [on("CONNECT", BUSY, times=1)])
     standby = await lab.upstream("c.far.example")

@@ -1,4 +1,4 @@
-"""How mail is spread over servers and connections, and whom nobody has to wait for."""
+"""How mail is spread over servers and connections, and how fast it goes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import pytest
 
 from smtproute.app import Relay
 from smtproute.core.event import Happening
-from smtproute.testing.clock import TurnedClock
-from smtproute.testing.upstream import Received, Upstream, Wait, on
-from smtproute.world import World
+from smtproute.testing.upstream import Received, Upstream, on
 from tests.e2e.conftest import Lab
 
 
@@ -70,7 +68,7 @@ async def test_failover_stays_with_the_first_address(lab: Lab) -> None:
 
 
 async def test_round_robin_gives_the_share_of_one_that_fails_to_the_others(lab: Lab) -> None:
-    lab.world = World(clock=TurnedClock(1_800_000_000.0))  # so that it rests
+    lab.turned()  # so that it rests
     bad = await lab.upstream("a.far.example", [on("CONNECT", "421 4.3.2 Busy")])
     good = [await lab.upstream(f"{name}.far.example") for name in "bc"]
     servers = [f"{name}.far.example:{each.port}" for name, each in zip("abc", (bad, *good), strict=True)]
@@ -103,8 +101,7 @@ async def test_after_max_messages_comes_a_new_connection(lab: Lab) -> None:
 
 
 async def test_an_idle_connection_is_parted_from(lab: Lab) -> None:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     far = await lab.upstream("a.far.example")
     relay = await lab.application(f"a.far.example:{far.port}")
     await lab.delivered(relay, "1@far.example")
@@ -135,8 +132,7 @@ async def test_no_more_than_max_connections_at_once(lab: Lab) -> None:
 
 
 async def test_no_more_messages_a_second_than_rate(lab: Lab) -> None:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     far = await lab.upstream("a.far.example")
     relay = await lab.application(f"a.far.example:{far.port}", keys='rate = "2/s"')
     messages = await burst(lab, relay, 6)
@@ -147,55 +143,3 @@ async def test_no_more_messages_a_second_than_rate(lab: Lab) -> None:
     await all_delivered(lab, messages)
     began = [event.at for event in lab.journal.of(Happening.ATTEMPT)]
     assert [at - began[0] for at in began] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
-
-
-# Nobody waits for another's server
-
-
-async def test_a_slow_server_holds_back_its_own_mail_only(lab: Lab) -> None:
-    gate = asyncio.Event()
-    slow = await lab.upstream("slow.example", [on("MAIL", Wait(gate))])
-    fast = [await lab.upstream(f"{name}.example") for name in ("fast", "swift")]
-    config = '[listener.app]\nbind = "127.0.0.1:0"\n'
-    for name, each in zip(("slow", "fast", "swift"), (slow, *fast), strict=True):
-        config += f'[[route]]\nmatch = "*@{name}.example"\nendpoint = "{name}"\n'
-        config += f'[endpoint.{name}]\nservers = ["{name}.example:{each.port}"]\nmax_connections = 2\n'
-    relay = await lab.started(config)
-    waiting = [await lab.accepted(relay, f"{number}@slow.example") for number in range(20)]
-    for number in range(10):
-        await lab.delivered(relay, f"{number}@fast.example", f"{number}@swift.example")
-    assert ([len(each.received) for each in fast], slow.received) == ([10, 10], [])
-    gate.set()
-    await all_delivered(lab, waiting)
-    assert len(slow.received) == 20
-
-
-async def test_the_slow_servers_own_recipients_do_not_delay_the_others_of_the_same_message(lab: Lab) -> None:
-    gate = asyncio.Event()
-    slow = await lab.upstream("slow.example", [on("MAIL", Wait(gate))])
-    fast = await lab.upstream("fast.example")
-    config = '[listener.app]\nbind = "127.0.0.1:0"\n'
-    for name, each in (("slow", slow), ("fast", fast)):
-        config += f'[[route]]\nmatch = "*@{name}.example"\nendpoint = "{name}"\n'
-        config += f'[endpoint.{name}]\nservers = ["{name}.example:{each.port}"]\n'
-    relay = await lab.started(config)
-    message = await lab.accepted(relay, "x@slow.example", "x@fast.example")
-    (event,) = await lab.ended(message)
-    assert (event.facts["address"], len(fast.received), slow.received) == ("x@fast.example", 1, [])
-    gate.set()
-    await lab.journal.finished(message, 2)
-
-
-async def test_one_senders_flood_does_not_hold_back_another_sender(lab: Lab) -> None:
-    """Fair by sender domain within an endpoint: whoever has one message does not wait for the thirty of another."""
-    gate = asyncio.Event()
-    far = await lab.upstream("a.far.example", [on("MAIL", Wait(gate), times=1)])
-    relay = await lab.application(f"a.far.example:{far.port}", keys="max_connections = 1")
-    messages = [await lab.accepted(relay, "0@far.example", sender="news@big.example")]
-    await far.heard("EHLO mail.example.org")
-    messages += await burst(lab, relay, 30, "news@big.example")
-    messages += await burst(lab, relay, 1, "anna@small.example")
-    gate.set()
-    await all_delivered(lab, messages)
-    senders = [each.reverse_path for each in far.received]
-    assert senders.index("anna@small.example") <= 3

@@ -9,10 +9,8 @@ import pytest
 from smtproute.app import Relay
 from smtproute.core.event import Event, Happening
 from smtproute.smtp.opening import TIMEOUTS, Timeouts
-from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Action, Drop, Hang, Raw, Reset, Rule, Upstream, on
 from smtproute.trace.text import render
-from smtproute.world import World
 from tests.e2e.authority import ca_file, certified
 from tests.e2e.conftest import LETTER, SENDER, Client, Lab
 
@@ -116,8 +114,7 @@ async def test_a_reset_in_the_middle_of_the_content_defers_where_there_is_no_oth
 @pytest.mark.parametrize("action", [Hang(), Reset()], ids=["silence", "reset"])
 async def test_what_may_have_been_taken_waits_and_says_so(lab: Lab, action: Action) -> None:
     """Sent elsewhere at once it might arrive twice; never sent again it might be lost (RFC 1047)."""
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world, lab.timeouts = World(clock=clock), replace(TIMEOUTS, content=0.3)
+    clock, lab.timeouts = lab.turned(), replace(TIMEOUTS, content=0.3)
     first, second, relay = await pair(lab, on("CONTENT", action, times=1))
     event = await lab.deferred(relay, "x@far.example")
     assert event.facts["retry_at"] == clock.now() + 60

@@ -88,11 +88,11 @@ async def test_what_each_name_resolves_to(lab: Lab) -> None:
     file = endpoint(lab, 'servers = ["a.internal", "b.internal:26"]\n    backup = ["gone.internal"]')
     done = await run(file, "endpoints")
     assert [words(line) for line in done.lines] == [
-        ["endpoint", "server", "address", "from", "ttl"],
-        ["gitlab", "a.internal:25", "127.0.0.2", f"dns {lab.zone.address}", "60 s"],
-        ["gitlab", "a.internal:25", "127.0.0.3", f"dns {lab.zone.address}", "60 s"],
-        ["gitlab", "b.internal:26", "127.0.0.4", "static", "-"],
-        ["gitlab", "gone.internal:25", "-", "-", "60 s", f"NXDOMAIN from {lab.zone.address}, backup"],
+        ["endpoint", "server", "address", "from", "ttl", "age"],
+        ["gitlab", "a.internal:25", "127.0.0.2", f"dns {lab.zone.address}", "60 s", "0 s"],
+        ["gitlab", "a.internal:25", "127.0.0.3", f"dns {lab.zone.address}", "60 s", "0 s"],
+        ["gitlab", "b.internal:26", "127.0.0.4", "static", "-", "-"],
+        ["gitlab", "gone.internal:25", "-", "-", "60 s", "0 s", f"NXDOMAIN from {lab.zone.address}, backup"],
     ]
     assert done.status == 0, "only a backup has no address"
 
@@ -117,10 +117,32 @@ async def test_a_primary_name_without_an_address(lab: Lab, fault: Fault, said: s
         "status": "ok",
         "asked": lab.zone.address,
         "ttl": second["ttl"],
+        "age": second["age"],
         "stale": "",
         "why": "",
     }
-    assert 0 < second["ttl"] <= 60
+    assert 0 < second["ttl"] <= 60 and second["ttl"] + second["age"] == 60
+
+
+async def test_explain_tells_what_dns_answered_as_the_list_does(lab: Lab) -> None:
+    lab.zone.set("a.internal", "A", ["127.0.0.2"])
+    lab.zone.set("a.internal", "AAAA", Fault.SERVFAIL)
+    lab.resolver = 'static = { "b.internal" = ["127.0.0.4"] }\n'
+    route = '[[route]]\nmatch = "*@gitlab.example"\nendpoint = "gitlab"\n'
+    file = endpoint(lab, 'servers = ["a.internal", "b.internal"]', route)
+    listed = (await run(file, "endpoints", "--json")).objects()
+    (explained,) = (await run(file, "explain", "anna@gitlab.example", "--json")).objects()
+    servers = explained["deliveries"][0]["servers"]
+    known = ("asked", "ttl", "age", "stale")
+    assert [[server[key] for key in known] for server in servers] == [
+        [lab.zone.address, 60, 0, ""],
+        ["", None, None, ""],
+    ]
+    assert [[hop[key] for key in known] for hop in listed] == [[server[key] for key in known] for server in servers]
+    text = (await run(file, "explain", "anna@gitlab.example")).lines
+    dns = f"127.0.0.2 (dns), from {lab.zone.address} for 60 s more, AAAA: SERVFAIL from {lab.zone.address}"
+    assert f"     server a.internal:25: {dns}" in text
+    assert "     server b.internal:25: 127.0.0.4 (static)" in text
 
 
 async def test_the_servers_of_a_recipient_take_a_recipient(lab: Lab) -> None:

@@ -9,9 +9,7 @@ import pytest
 
 from smtproute.core.event import Happening
 from smtproute.core.outcome import Stage
-from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Drop, on
-from smtproute.world import World
 from tests.e2e.conftest import DMS, LETTER, SENDER, Lab
 
 
@@ -220,8 +218,7 @@ async def test_no_dsn_for_a_null_sender(lab: Lab) -> None:
 
 
 async def test_retries_follow_the_schedule_until_the_lifetime_is_over(lab: Lab) -> None:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     far = await lab.upstream("a.far.example", [on("MAIL", "451 4.7.1 later")])
     lab.zone.set("b.far.example", "A", [])
     relay = await lab.started(
@@ -378,8 +375,7 @@ async def test_a_chain_that_comes_in_is_extended(lab: Lab) -> None:
 
 async def test_an_endpoint_that_a_reload_removed_defers_and_says_so(lab: Lab) -> None:
     lab.zone.set("a.far.example", "A", ["127.0.0.1"])
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     relay = await lab.started(ENDPOINT.format(a=1, b=1, c=1))
     message = await lab.accepted(relay, "x@far.example")
     await lab.journal.seen(Happening.DEFERRED, message)

@@ -12,7 +12,6 @@ from smtproute.core.event import Event, Happening
 from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Drop, Rule, Upstream, on
 from smtproute.trace.text import render
-from smtproute.world import World
 from tests.e2e.conftest import LETTER, Lab
 from tests.e2e.dovecot import Dovecot, dovecot
 
@@ -114,8 +113,7 @@ async def test_detail_null_sender_and_connections_that_are_kept(lab: Lab, witnes
 
 @pytest.mark.peer("dovecot", "doveadm")
 async def test_dovecot_stopped_and_started_again(lab: Lab, witness: Dovecot) -> None:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     relay = await started(lab, f"dovecot.internal:{witness.lmtp}")
     await lab.delivered(relay, "anna@example.org")
     await asyncio.to_thread(witness.stop)
@@ -134,8 +132,7 @@ async def test_dovecot_stopped_and_started_again(lab: Lab, witness: Dovecot) -> 
 
 
 async def odd(lab: Lab, *script: Rule) -> tuple[Relay, Upstream, TurnedClock]:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     server = await lab.upstream("dovecot.internal", script, lmtp=True)
     return await started(lab, f"dovecot.internal:{server.port}"), server, clock
 

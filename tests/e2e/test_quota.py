@@ -14,9 +14,7 @@ from smtproute.core.event import Happening
 from smtproute.core.outcome import Stage
 from smtproute.core.quota import Quota, over
 from smtproute.delivery.maildir import Maildir
-from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Upstream
-from smtproute.world import World
 from tests.e2e.conftest import LETTER, Client, Lab
 from tests.e2e.dovecot import dovecot
 from tests.e2e.test_cli import run
@@ -260,8 +258,7 @@ async def test_no_size_is_refused_by_a_full_mailbox_only(lab: Lab, mail: Path) -
 
 async def test_keep_and_forward_with_a_full_mailbox(lab: Lab, mail: Path) -> None:
     """The forward goes out; the mailbox's copy waits until there is room."""
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     relay, far = await dms(lab, mail)
     await filled(mail, "keep@example.org")
     accepted = await lab.accepted(relay, "keep@example.org")
@@ -281,8 +278,7 @@ async def test_keep_and_forward_with_a_full_mailbox(lab: Lab, mail: Path) -> Non
 
 
 async def test_a_full_mailbox_among_others_is_told_at_the_end_of_the_lifetime(lab: Lab, mail: Path) -> None:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock=clock)
+    clock = lab.turned()
     relay, _ = await dms(lab, mail, '[queue]\nretry = ["1h"]\nlifetime = "90m"')
     await filled(mail, "anna@example.org")
     accepted = await lab.accepted(relay, "both@example.org")

@@ -1,4 +1,4 @@
-"""Every mode of a route, and every condition, over real sockets; each recipient of a message has its own route."""
+"""Every mode of a route, and every condition, over real sockets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from smtproute.core.event import Happening
 from smtproute.spool.operator import OperatorSpool
 from smtproute.spool.queue import Change, State
 from smtproute.spool.sqlite import SqliteSpool
-from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Upstream, on
 from smtproute.trace.text import render
-from smtproute.world import World
 from tests.e2e.conftest import LETTER, SENDER, Client, Lab
 from tests.e2e.test_cli import listed, run, send, serving
 
@@ -66,34 +64,6 @@ async def everything(lab: Lab) -> tuple[Upstream, Upstream, Relay]:
 async def told(lab: Lab, relay: Relay, message: str) -> str:
     """The trace, as it is printed."""
     return "\n".join(render(await lab.trace(relay, message)))
-
-
-async def test_each_recipient_of_a_message_keeps_its_own_route(lab: Lab) -> None:
-    """Postal gives all recipients of a message the route of the first (#3274)."""
-    one, two, relay = await everything(lab)
-    recipients = ("a@no.example", "b@one.example", "c@two.example", "d@kept.example", "e@later.example")
-    recipients += ("f@waits.example", "g@back.example", "h@one.example")
-    dialogue = await lab.send(relay, *recipients)
-    replies = [str(answer.reply).split(" ")[0:2] for answer in dialogue.answers]
-    assert replies == [["550", "5.7.1"], *[["250", "2.0.0"]] * 7]
-    message = str(dialogue.answers[-1].reply).rsplit(" ", 1)[-1]
-    await lab.journal.finished(message, 5)
-
-    assert [each.recipients for each in one.received] == [("b@one.example", "h@one.example")]
-    assert [each.recipients for each in two.received] == [("c@two.example",)]
-    states = [(str(each.delivery.address), str(each.state)) for each in await relay.spool.entries(message)]
-    assert states == [
-        ("b@one.example", "delivered"),
-        ("c@two.example", "delivered"),
-        ("d@kept.example", "captured"),
-        ("e@later.example", "held"),
-        ("f@waits.example", "held"),
-        ("g@back.example", "failed"),
-        ("h@one.example", "delivered"),
-    ]
-    (bounced,) = lab.journal.of(Happening.BOUNCED, message)
-    dsn = await relay.spool.content(bounced.facts["dsn"])
-    assert dsn.count(b"Final-Recipient: rfc822; ") == 1 and b"Final-Recipient: rfc822; g@back.example\r\n" in dsn
 
 
 async def test_endpoint(lab: Lab) -> None:
@@ -164,8 +134,7 @@ async def test_a_default_that_holds_for_one_that_releases_it_elsewhere(lab: Lab)
 
 
 async def test_what_is_released_after_the_queues_lifetime_gets_one_attempt(lab: Lab) -> None:
-    clock = TurnedClock(1_800_000_000.0)
-    lab.world = World(clock)
+    clock = lab.turned()
     two = await lab.upstream("two.example", [on("RCPT", "451 4.2.0 not now", times=1)])
     relay = await lab.started(textwrap.dedent(MODES.format(one=25, two=two.port)) + '[queue]\nlifetime = "1h"\n')
     kept = await lab.accepted(relay, "x@later.example")

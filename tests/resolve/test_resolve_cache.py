@@ -12,14 +12,14 @@ from smtproute.resolve.cache import Cache, Kept
 class Source:
     """Answers the number of the question, once it is allowed to; the first `failing` questions raise."""
 
-    def __init__(self, clock, lifetime: float = 60.0, failing: int = 0, stale: bool = False) -> None:
+    def __init__(self, clock, lifetime: float = 60.0, failing: int = 0, spare: float = 0.0) -> None:
         self.asked: list[str] = []
         self.arrived = asyncio.Event()
         self.allowed = asyncio.Event()
         self._clock = clock
         self._lifetime = lifetime
         self._failing = failing
-        self._stale = stale
+        self._spare = spare
 
     async def fetch(self, name: str) -> Kept[int]:
         self.asked.append(name)
@@ -28,7 +28,7 @@ class Source:
         await self.allowed.wait()
         if number <= self._failing:
             raise OSError("no")
-        return Kept(number, self._clock.now() + self._lifetime, self._stale)
+        return Kept(number, self._clock.now() + self._lifetime, self._clock.now() + self._spare)
 
 
 async def test_a_hundred_who_ask_at_once_ask_once(clock):
@@ -176,8 +176,8 @@ async def test_a_fresh_question_that_is_cancelled_is_asked_by_the_next(clock):
     assert second.result() == 3
 
 
-async def test_nobody_waits_for_better_than_a_stale_value_but_the_one_who_asks(clock):
-    source = Source(clock, lifetime=5.0, stale=True)
+async def test_who_asks_waits_for_better_than_a_stale_value_and_nobody_else_until_it_is_too_old(clock):
+    source = Source(clock, lifetime=5.0, spare=10.0)
     source.allowed.set()
     cache = Cache(clock, source.fetch)
     await cache.get("a")
@@ -188,5 +188,9 @@ async def test_nobody_waits_for_better_than_a_stale_value_but_the_one_who_asks(c
         asking = tasks.create_task(cache.get("a"))
         await source.arrived.wait()
         assert await cache.get("a") == 1
+        await clock.advance(5)
+        late = tasks.create_task(cache.get("a"))
+        await asyncio.sleep(0)
+        assert not late.done()
         source.allowed.set()
-    assert asking.result() == 2
+    assert asking.result() == late.result() == 2

@@ -95,8 +95,9 @@ async def test_a_name_that_cannot_be_asked_is_not_there_and_says_why(resolver, n
         exchanges = await asking.exchanges(name)
         assert await asking.txt(name) is None
     assert (resolved.status, resolved.host, resolved.asked) == (Resolution.NXDOMAIN, name, "")
-    assert (exchanges.status, exchanges.exchanges, exchanges.implicit) == (Resolution.NXDOMAIN, (), False)
+    assert (exchanges.status, exchanges.exchanges) == (Resolution.NXDOMAIN, ())
     assert resolved.reason == exchanges.reason != ""
+    assert str(exchanges) == f"MX of {name}: NXDOMAIN ({exchanges.reason})"
     assert zone.queries == []
 
 
@@ -178,14 +179,13 @@ async def test_exchanges_are_sorted(resolver):
         Exchange(10, "b.example"),
         Exchange(20, "c.example"),
     )
-    assert not exchanges.implicit
     assert not exchanges.null
+    assert str(exchanges) == "MX of example.net = 5 z.example, 10 a.example, 10 b.example, 20 c.example"
 
 
 async def test_a_domain_without_mx_stands_for_itself(resolver):
     async with Zone({"example.net": {"A": ["10.0.0.1"]}}) as zone:
         exchanges = await resolver(zone.address).exchanges("example.net")
-    assert exchanges.implicit
     assert (exchanges.status, exchanges.exchanges) == (Resolution.OK, (Exchange(0, "example.net"),))
 
 
@@ -206,7 +206,8 @@ async def test_null_mx(resolver):
         asking = resolver(zone.address)
         null = await asking.exchanges("example.net")
         both = await asking.exchanges("both.example")
-    assert (null.status, null.null, null.exchanges, null.implicit) == (Resolution.OK, True, (), False)
+    assert (null.status, null.null, null.exchanges) == (Resolution.OK, True, ())
+    assert str(null) == f"example.net has a null MX from {zone.address}"
     assert (both.null, both.exchanges) == (False, (Exchange(10, "mx.example"),))
 
 
@@ -223,7 +224,8 @@ async def test_outcomes_of_exchanges_are_told_apart(resolver, entry, status):
     async with Zone({} if entry is None else {"example.net": entry}) as zone:
         exchanges = await resolver(zone.address, attempt=patience(status)).exchanges("example.net")
     assert (exchanges.status, exchanges.asked) == (status, zone.address)
-    assert (exchanges.exchanges, exchanges.implicit, exchanges.null) == ((), False, False)
+    assert (exchanges.exchanges, exchanges.null) == ((), False)
+    assert str(exchanges) == f"MX of example.net: {status} from {zone.address}"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ async def test_look_ups_of_one_name_are_joined(resolver):
     async with Zone({"a.example": {"A": ["10.0.0.1"]}}) as zone:
         asking = resolver(zone.address)
         results = await asyncio.gather(*(asking.addresses("a.example") for _ in range(100)))
-    assert len({id(result) for result in results}) == 1
+    assert len(set(results)) == 1
     assert len(zone.queries) == 2
 
 
@@ -320,10 +322,22 @@ async def test_an_answer_says_when_it_was_given_and_how_long_it_holds(resolver, 
             exchanges = await asking.exchanges(name)
             assert (exchanges.at, exchanges.ttl, exchanges.stale) == (start, ttl, ""), name
         await clock.advance(30)
-        assert (await asking.addresses("a.example")).at == (await asking.exchanges("a.example")).at == start
+        for answer in (await asking.addresses("a.example"), await asking.exchanges("a.example")):
+            assert (answer.at, answer.age) == (start, 30)
+        assert (await asking.addresses("a.example")).left == 270
         for name in ("static.example", "10.0.0.1", ".."):
             resolved = await asking.addresses(name)
-            assert (resolved.at, resolved.ttl) == (0.0, None)
+            assert (resolved.at, resolved.age, resolved.ttl, resolved.left) == (0.0, 0.0, None, None)
+
+
+async def test_a_family_that_dns_fails_to_tell_of_is_said(resolver):
+    names = {"four.example": {"A": ["10.0.0.1"], "AAAA": Fault.SERVFAIL}}
+    names["six.example"] = {"A": Fault.REFUSED, "AAAA": ["fd00::1"]}
+    async with Zone(names) as zone:
+        asking = resolver(zone.address)
+        four, six = await asking.addresses("four.example"), await asking.addresses("six.example")
+    assert str(four) == f"four.example = 10.0.0.1 (dns), AAAA: SERVFAIL from {zone.address}"
+    assert str(six) == f"six.example = fd00::1 (dns), A: refused from {zone.address}"
 
 
 async def test_a_fresh_look_up_asks_dns_and_everybody_has_its_answer(resolver):

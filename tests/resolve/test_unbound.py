@@ -54,8 +54,8 @@ async def test_outcomes_are_told_apart(resolver, name, status, attempt):
                 with pytest.raises(LookupFailed, match=f"{name}: {status} from {server.address}"):
                     await asking.txt(name)
     assert str(resolved) == f"{name}: {status} from {server.address}"
-    assert (exchanges.status, exchanges.implicit) == (
-        (Resolution.OK, True) if status is Resolution.NODATA else (status, False)
+    assert (exchanges.status, exchanges.exchanges) == (
+        (Resolution.OK, (Exchange(0, name),)) if status is Resolution.NODATA else (status, ())
     )
 
 
@@ -94,4 +94,6 @@ async def test_a_change_is_found_and_while_the_zone_fails_the_last_answer_is_use
             server.control("flush_zone", ".")
             await clock.advance(60)
             resolved = await asking.addresses("gitlab.internal")
-    assert str(resolved) == f"gitlab.internal = 10.0.0.2 (dns), stale: SERVFAIL from {server.address}"
+    assert (
+        str(resolved) == f"gitlab.internal = 10.0.0.2 (dns), stale: SERVFAIL from {server.address}, answer of 60 s ago"
+    )

@@ -36,7 +36,7 @@ class House:
         self.watch = Watch(
             settings=lambda: self.settings,
             resolver=lambda: self.resolver,
-            refresh=self.refresh,
+            refresh=lambda: self.refresh(),
             vanished=lambda *gone: self.vanished.append(gone),
             world=self.world,
             emit=self.events.append,
@@ -132,21 +132,113 @@ async def test_while_dns_fails_nothing_vanishes_until_the_last_answer_is_too_old
         (facts,) = house.told()
         assert (facts["appeared"], facts["vanished"]) == ([], [])
         why = f"SERVFAIL from {house.zone.address}"
-        assert facts["now"] == f"gitlab.internal = 10.0.0.1 (dns), 10.0.0.2 (dns), stale: {why}"
+        answer = "gitlab.internal = 10.0.0.1 (dns), 10.0.0.2 (dns)"
+        assert facts["now"] == f"{answer}, stale: {why}, answer of 30 s ago"
         assert house.vanished == []
         house.zone.remove("gitlab.internal")
         house.zone.set("gitlab.internal", "A", ["10.0.0.1", "10.0.0.2"])
         await house.look()
         (facts,) = house.told()
-        assert facts["now"] == "gitlab.internal = 10.0.0.1 (dns), 10.0.0.2 (dns)"
+        assert facts["now"] == answer
         house.zone.set("gitlab.internal", "ANY", Fault.SERVFAIL)
         for _ in range(21):
             await house.look()
         assert [facts["vanished"] for facts in house.told()] == [[]]
         await house.look()
         (facts,) = house.told()
-        assert (facts["vanished"], facts["now"]) == (["10.0.0.1", "10.0.0.2"], f"gitlab.internal: {why}")
-    assert len(house.vanished) == 1
+        assert (facts["appeared"], facts["vanished"], facts["now"]) == ([], [], f"gitlab.internal: {why}")
+    assert house.vanished == []
+
+
+@pytest.mark.parametrize("fault", [Fault.SERVFAIL, Fault.REFUSED])
+async def test_a_failure_is_told_once_and_nothing_vanishes_until_dns_says_so(house, fault):
+    house.resolver = Resolver(replace(house.settings.resolver, stale=0.0), house.world)
+    house.zone.ttl = 30
+    async with house.running():
+        house.zone.set("gitlab.internal", "ANY", fault)
+        for _ in range(3):
+            await house.look()
+        (facts,) = house.told()
+        assert (facts["appeared"], facts["vanished"]) == ([], [])
+        assert facts["now"].startswith("gitlab.internal: ")
+        house.zone.remove("gitlab.internal")
+        house.zone.set("gitlab.internal", "A", ["10.0.0.1", "10.0.0.2"])
+        await house.look()
+        (facts,) = house.told()
+        assert (facts["appeared"], facts["vanished"]) == ([], [])
+        assert facts["now"] == "gitlab.internal = 10.0.0.1 (dns), 10.0.0.2 (dns)"
+        house.zone.set("gitlab.internal", "ANY", fault)
+        await house.look()
+        assert (house.changes(), house.vanished) == ([("gitlab.internal:25", [], [])], [])
+        house.zone.remove("gitlab.internal")
+        await house.look()
+        assert house.changes() == [("gitlab.internal:25", [], ["10.0.0.1", "10.0.0.2"])]
+    assert house.vanished == [("gitlab", GITLAB, frozenset({"10.0.0.1", "10.0.0.2"}))]
+
+
+async def test_of_two_families_the_one_that_fails_keeps_its_addresses(house):
+    house.resolver = Resolver(replace(house.settings.resolver, stale=0.0), house.world)
+    house.zone.ttl = 30
+    house.zone.set("gitlab.internal", "AAAA", ["fd00::1"])
+    async with house.running():
+        house.zone.set("gitlab.internal", "AAAA", Fault.SERVFAIL)
+        house.zone.set("gitlab.internal", "A", ["10.0.0.2"])
+        await house.look()
+        assert house.changes() == [("gitlab.internal:25", [], ["10.0.0.1"])]
+        house.zone.set("gitlab.internal", "AAAA", [])
+        await house.look()
+        assert house.changes() == [("gitlab.internal:25", [], ["fd00::1"])]
+
+
+async def test_while_dns_fails_to_tell_the_exchangers_they_stay(house):
+    house.resolver = Resolver(replace(house.settings.resolver, stale=0.0), house.world)
+    house.zone.ttl = 30
+    house.endpoints(Endpoint("far", (Server("example.net", 26),), discover=Discover.MX))
+    house.zone.set("one.example", "A", ["10.0.0.1"])
+    house.zone.set("example.net", "MX", ["10 one.example"])
+    async with house.running():
+        for fault in (Fault.SERVFAIL, Fault.REFUSED):
+            house.zone.set("example.net", "MX", fault)
+            await house.look()
+        (facts,) = house.told()
+        assert (facts["server"], facts["appeared"], facts["vanished"]) == ("one.example:26", [], [])
+        assert facts["now"] == f"MX of example.net: SERVFAIL from {house.zone.address}"
+        house.zone.set("example.net", "MX", ["10 one.example"])
+        await house.look()
+        (facts,) = house.told()
+        assert facts["now"] == "one.example = 10.0.0.1 (dns)"
+    assert house.vanished == []
+
+
+async def test_what_nobody_thought_of_is_told_and_the_next_look_goes_on(house):
+    class Failing(Resolver):
+        """Fails for a name as a library may."""
+
+        async def addresses(self, host, *, fresh=False):
+            if host == "bad.internal":
+                raise ValueError("no such thing")
+            return await super().addresses(host, fresh=fresh)
+
+    house.resolver = Failing(house.settings.resolver, house.world)
+    house.endpoints(Endpoint("gitlab", (GITLAB,)), Endpoint("bad", (Server("bad.internal"), GITLAB)))
+    async with house.running():
+        house.zone.set("gitlab.internal", "A", ["10.0.0.1"])
+        await house.look()
+        faults = [event.facts for event in house.events if event.what is Happening.FAULT]
+        assert [facts["where"] for facts in faults] == ["watch"] * 2
+        assert all("ValueError: no such thing" in facts["detail"] for facts in faults)
+    assert house.vanished == [("gitlab", GITLAB, frozenset({"10.0.0.2"}))]
+
+
+async def test_a_hosts_file_that_breaks_the_reader_stops_no_look(house):
+    async def broken():
+        raise RecursionError
+
+    house.refresh = broken
+    async with house.running():
+        house.zone.set("gitlab.internal", "A", ["10.0.0.1"])
+        await house.look()
+    assert [event.what for event in house.events] == [Happening.FAULT] * 2 + [Happening.RESOLVED]
 
 
 async def test_at_the_first_look_only_what_is_wrong_is_told(house):
@@ -180,7 +272,7 @@ async def test_the_exchangers_of_a_name_are_watched(house):
         await house.look()
         (facts,) = house.told()
         why = f"SERVFAIL from {house.zone.address}"
-        assert facts["now"] == f"two.example = 10.0.0.2 (dns), stale: {why}"
+        assert facts["now"] == f"two.example = 10.0.0.2 (dns), stale: {why}, answer of 30 s ago"
         house.zone.remove("example.net")
         await house.look()
         told = {facts["server"]: facts for facts in house.told()}
@@ -205,7 +297,7 @@ async def test_at_the_first_look_what_is_stale_is_told(house):
     house.zone.set("gitlab.internal", "ANY", Fault.SERVFAIL)
     async with house.running():
         (facts,) = house.told()
-    assert facts["now"].endswith(f", stale: SERVFAIL from {house.zone.address}")
+    assert facts["now"].endswith(f", stale: SERVFAIL from {house.zone.address}, answer of 0 s ago")
 
 
 async def test_what_has_no_name_of_its_own_is_not_asked_for(house):

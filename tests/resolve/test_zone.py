@@ -167,7 +167,7 @@ async def test_an_independent_resolver_between_us_and_the_zone(resolver, tmp_pat
             assert {found.ip for found in hosts.addresses} == {"127.0.0.1", "127.0.0.2", "::1"}
             assert hosts.asked == f"127.0.0.1:{port}"
             assert (await asking.exchanges("www.example.net")).exchanges == (Exchange(10, "mx.example.net"),)
-            assert (await asking.exchanges("gitlab.internal")).implicit
+            assert (await asking.exchanges("gitlab.internal")).exchanges == (Exchange(0, "gitlab.internal"),)
             assert len((await asking.addresses("many.example.net")).addresses) == 100
             assert await asking.txt("long.example.net") == LONG.encode()
             assert (await asking.exchanges("nowhere.example")).status is Resolution.NXDOMAIN

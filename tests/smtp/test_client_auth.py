@@ -38,7 +38,7 @@ def context() -> ssl.SSLContext:
 
 async def send(pool: Pool, upstream: Upstream, endpoint: Endpoint = LOGGED_IN) -> Dialogue:
     candidate = Candidate(Server("mx.test", upstream.port), "127.0.0.1", Source.STATIC)
-    return (await pool.send(endpoint, [candidate], MAIL, CONTENT)).dialogue
+    return (await pool.send(endpoint, [candidate], MAIL, CONTENT, 0.0)).dialogue
 
 
 async def delivered(upstream: Upstream, endpoint: Endpoint = LOGGED_IN) -> Dialogue:

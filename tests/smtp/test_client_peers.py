@@ -53,7 +53,7 @@ async def send_twice(endpoint: Endpoint, port: int) -> list[Dialogue]:
     pool = Pool("relay.test", World())
     candidate = Candidate(Server("localhost", port), "127.0.0.1", Source.STATIC)
     try:
-        return [(await pool.send(endpoint, [candidate], MAIL, CONTENT)).dialogue for _ in range(2)]
+        return [(await pool.send(endpoint, [candidate], MAIL, CONTENT, 0.0)).dialogue for _ in range(2)]
     finally:
         await pool.close()
 

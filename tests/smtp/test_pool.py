@@ -13,10 +13,10 @@ from smtproute.core.outcome import Answer, Stage
 from smtproute.core.reply import Reply
 from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
 from smtproute.smtp.client import Dialogue, Mail
-from smtproute.smtp.opening import Unreachable
+from smtproute.smtp.opening import Timeouts, Unreachable
 from smtproute.smtp.pool import IDLE, NobodyReached, Pool
 from smtproute.testing.clock import TurnedClock
-from smtproute.testing.upstream import Drop, Hang, Raw, Reset, Upstream, Wait, on
+from smtproute.testing.upstream import Drop, Hang, Mute, Raw, Reset, Upstream, Wait, on
 from smtproute.world import World
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
@@ -40,7 +40,7 @@ def candidate(upstream: Upstream, host: str = "mx.test") -> Candidate:
 
 
 async def send(pool: Pool, upstream: Upstream, endpoint: Endpoint = PLAIN, content: bytes = CONTENT) -> Dialogue:
-    return (await pool.send(endpoint, [candidate(upstream)], MAIL, content)).dialogue
+    return (await pool.send(endpoint, [candidate(upstream)], MAIL, content, 0.0)).dialogue
 
 
 async def unreached(pool: Pool, upstream: Upstream, endpoint: Endpoint = PLAIN) -> Unreachable:
@@ -82,7 +82,7 @@ async def test_a_connection_goes_by_the_settings_it_was_opened_with(pool: Pool, 
 async def test_another_server_name_on_the_same_address_is_another_connection(pool: Pool) -> None:
     async with Upstream() as upstream:
         await send(pool, upstream)
-        await pool.send(PLAIN, [candidate(upstream, "other.test")], MAIL, CONTENT)
+        await pool.send(PLAIN, [candidate(upstream, "other.test")], MAIL, CONTENT, 0.0)
         assert [received.connection for received in upstream.received] == [1, 2]
         await pool.close()
 
@@ -182,12 +182,14 @@ async def test_a_cancelled_send_gives_its_place_back_and_breaks_its_connection(p
 
 async def test_a_kept_connection_makes_room_for_another_server(pool: Pool) -> None:
     endpoint = replace(PLAIN, max_connections=1)
-    async with Upstream() as first, Upstream() as second:
+    async with Upstream() as first, Upstream() as second, asyncio.TaskGroup() as group:
+        running = group.create_task(pool.run())
         await send(pool, first, endpoint)
         await send(pool, second, endpoint)
         await first.quiet()
         assert first.sessions[0].commands()[-1] == "QUIT"
-        await pool.close()
+        running.cancel()
+    await pool.close()
 
 
 @pytest.mark.parametrize("how", [Drop(), Reset(), "421 4.4.2 Idle too long"])
@@ -273,9 +275,40 @@ async def test_a_server_that_does_not_answer_quit_does_not_stop_the_others(clock
 
 async def test_a_connection_carries_so_many_messages_and_no_more(pool: Pool) -> None:
     endpoint = replace(PLAIN, max_messages=3)
-    async with Upstream() as upstream:
+    async with Upstream() as upstream, asyncio.TaskGroup() as group:
+        running = group.create_task(pool.run())
         for _ in range(7):
             await send(pool, upstream, endpoint)
         assert [received.connection for received in upstream.received] == [1, 1, 1, 2, 2, 2, 3]
+        await upstream.heard("QUIT")
         assert upstream.sessions[0].commands()[-1] == "QUIT"
+        running.cancel()
+    await pool.close()
+
+
+async def test_no_message_waits_for_an_answer_to_quit() -> None:
+    """Neither the last one of a connection, nor the one that it makes room for."""
+    endpoint = replace(PLAIN, max_connections=1, max_messages=2)
+    pool = Pool("relay.test", World(), Timeouts(quit=3600))
+    async with asyncio.timeout(30), Upstream([on("QUIT", Mute())]) as mute, Upstream() as other:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(pool.run())
+            for _ in range(3):
+                assert (await send(pool, mute, endpoint)).answers == TAKEN
+            assert (await send(pool, other, endpoint)).answers == TAKEN
+            await mute.heard("QUIT")
+            await other.wait(1)
+            running.cancel()
         await pool.close()
+        assert [session.commands()[-1] for session in mute.sessions] == ["QUIT", "QUIT"]
+
+
+async def test_at_the_end_quit_is_said_on_every_connection(pool: Pool) -> None:
+    """Though nobody parts any more from those that are done."""
+    async with Upstream() as upstream:
+        for most in (1, 1, 2):
+            await send(pool, upstream, replace(PLAIN, max_messages=most))
+        assert all(session.open for session in upstream.sessions)
+        await pool.close()
+        await upstream.quiet()
+        assert [session.commands()[-1] for session in upstream.sessions] == ["QUIT"] * 3

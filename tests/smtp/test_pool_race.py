@@ -22,14 +22,14 @@ from smtproute.smtp.pool import NobodyReached, Pool, Sent
 from smtproute.smtp.race import ABREAST, Race, Runner
 from smtproute.testing.clock import TurnedClock
 from smtproute.testing.upstream import Drop, Mute, Upstream, Wait, blackhole, on
-from smtproute.world import World
+from smtproute.world import SystemClock, World
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"
 MAIL = Mail(Address.parse("sender@here.test"), (Address.parse("a@there.test"),))
 TAKEN = (Answer(Stage.CONTENT, Reply(250, "2.0.0", "Taken")),)
 PLAIN = Endpoint("there", tls=EndpointTls.NEVER)
 LONG = 3600.0
-PATIENT = Timeouts(next_connect=LONG, next_greeting=LONG, next_backup=LONG)
+PATIENT = Timeouts(next_connect=LONG, next_server=LONG, next_backup=LONG, next_greeting=LONG, backup_greeting=LONG)
 """No address is tried beside another: only what has failed makes way."""
 SILENT = on("CONNECT", Mute())
 
@@ -54,14 +54,19 @@ def dead() -> Iterator[int]:
         yield port
 
 
-def at(port: int, host: str = "mx.test", backup: bool = False) -> Candidate:
-    return Candidate(Server(host, port), "127.0.0.1", Source.STATIC, backup)
+def at(port: int, host: str = "mx.test", backup: bool = False, ip: str = "127.0.0.1") -> Candidate:
+    return Candidate(Server(host, port), ip, Source.STATIC, backup)
+
+
+def runners(*candidates: Candidate) -> list[Runner]:
+    terms = Terms(EndpointTls.NEVER, None, "relay.test")
+    return [Runner(each, Opening(each.server, each.ip, terms, World())) for each in candidates]
 
 
 async def send(timeouts: Timeouts, *candidates: Candidate, endpoint: Endpoint = PLAIN) -> Sent:
     pool = Pool("relay.test", World(), timeouts)
     try:
-        return await pool.send(endpoint, candidates, MAIL, CONTENT)
+        return await pool.send(endpoint, candidates, MAIL, CONTENT, 0.0)
     finally:
         await pool.close()
 
@@ -85,9 +90,54 @@ async def test_a_refused_connection_makes_way_at_once(refused: int) -> None:
     assert failures(sent) == [(at(refused), Stage.CONNECT, "connection refused")]
 
 
+async def test_the_next_address_of_a_server_is_tried_soon_and_another_server_later(dead: int) -> None:
+    timeouts = replace(PATIENT, next_connect=0.1)
+    async with Upstream(host="127.0.0.2", port=dead) as second, Upstream() as other:
+        sent = await send(timeouts, at(dead), at(dead, ip="127.0.0.2"), at(other.port))
+        assert (second.connections, other.connections) == (1, 0)
+    assert sent.candidate == at(dead, ip="127.0.0.2")
+    ((who, why),) = sent.unreached
+    assert (who, why.answer.stage) == (at(dead), Stage.CONNECT)
+    assert why.answer.detail.endswith(f" s, when mx.test (static, 127.0.0.2:{dead}) answered")
+
+
+async def test_another_server_is_not_asked_as_soon_as_the_next_address(dead: int) -> None:
+    first, second = runners(at(dead), at(dead, "b.test"))
+    race = Race([first, second], replace(PATIENT, next_connect=0.0))
+    async with asyncio.TaskGroup() as group:
+        racing = group.create_task(race.winner())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert race.started == [first]
+        racing.cancel()
+
+
+async def test_who_connects_after_another_was_started_has_not_failed() -> None:
+    """The first server's queue is full; once there is room, the operating system's second try gets through."""
+    loop, gate = asyncio.get_running_loop(), asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        full.setblocking(False)
+        async with Upstream([on("CONNECT", Wait(gate))]) as near:
+            first, second = runners(at(full.getsockname()[1]), at(near.port))
+            race = Race([first, second], replace(PATIENT, next_server=0.0))
+            async with asyncio.TaskGroup() as group:
+                winning = group.create_task(race.winner())
+                await near.connected()
+                assert first.late
+                accepted = [(await loop.sock_accept(full))[0] for _ in range(2)]
+                while first.stage is Stage.CONNECT:
+                    await asyncio.sleep(0)
+                gate.set()
+                assert await winning is second
+            for each in accepted:
+                each.close()
+            second.opening.abort()
+    assert (first.failure, second.failure) == (None, None)
+
+
 async def test_an_address_that_does_not_answer_costs_a_moment(dead: int) -> None:
     async with Upstream() as second:
-        sent = await send(replace(PATIENT, next_connect=0.1), at(dead), at(second.port, "b.test"))
+        sent = await send(replace(PATIENT, next_server=0.1), at(dead), at(second.port, "b.test"))
     ((who, why),) = sent.unreached
     assert (who, why.answer.stage, why.answer.reply) == (at(dead), Stage.CONNECT, None)
     told = f" s, when b.test (static, 127.0.0.1:{second.port}) answered"
@@ -159,10 +209,7 @@ async def test_who_was_beaten_before_it_was_late_has_not_failed(dead: int) -> No
     go = asyncio.Event()
     timeouts = replace(PATIENT, next_greeting=0.05, connect=LONG)
     async with Upstream([on("CONNECT", Wait(go))]) as upstream:
-        first, second = (
-            Runner(each, Opening(each.server, each.ip, Terms(EndpointTls.NEVER, None, "relay.test"), World()))
-            for each in (at(upstream.port), at(dead))
-        )
+        first, second = runners(at(upstream.port), at(dead))
         race = Race([first, second], timeouts)
         async with asyncio.TaskGroup() as group:
             winning = group.create_task(race.winner())
@@ -176,7 +223,7 @@ async def test_who_was_beaten_before_it_was_late_has_not_failed(dead: int) -> No
 
 
 async def test_a_backup_waits_for_the_primaries(refused: int, dead: int) -> None:
-    timeouts = replace(PATIENT, next_connect=0.0, connect=0.3)
+    timeouts = replace(PATIENT, next_server=0.0, connect=0.3)
     async with Upstream() as backup:
         sent = await send(timeouts, at(dead), at(refused), at(backup.port, backup=True))
     assert sent.candidate.backup
@@ -188,15 +235,41 @@ async def test_a_backup_waits_for_the_primaries(refused: int, dead: int) -> None
 
 async def test_a_backup_does_not_wait_for_ever(dead: int) -> None:
     async with Upstream() as backup:
-        timeouts = replace(PATIENT, next_connect=0.0, next_backup=0.1, connect=LONG)
+        timeouts = replace(PATIENT, next_server=0.0, next_backup=0.1, connect=LONG)
         sent = await send(timeouts, at(dead), at(backup.port, backup=True))
     assert sent.candidate.backup
     assert [(who, stage) for who, stage, _ in failures(sent)] == [(at(dead), Stage.CONNECT)]
 
 
+async def test_a_backup_waits_longer_for_a_primary_that_is_connected(dead: int) -> None:
+    """However long another primary has not been connected."""
+    gate = asyncio.Event()
+    timeouts = replace(PATIENT, next_greeting=0.0, next_backup=0.0, connect=LONG)
+    async with Upstream([on("CONNECT", Wait(gate))]) as first, Upstream() as backup:
+        started = runners(at(first.port), at(dead), at(backup.port, backup=True))
+        race = Race(started, timeouts)
+        async with asyncio.TaskGroup() as group:
+            winning = group.create_task(race.winner())
+            while len(race.started) < 2:
+                await asyncio.sleep(0)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            gate.set()
+        started[0].opening.abort()
+        assert (winning.result(), backup.connections) == (started[0], 0)
+
+
+async def test_a_backup_does_not_wait_for_ever_for_a_greeting() -> None:
+    async with Upstream([SILENT]) as first, Upstream() as backup:
+        timeouts = replace(PATIENT, backup_greeting=0.1)
+        sent = await send(timeouts, at(first.port), at(backup.port, backup=True))
+    assert sent.candidate.backup
+    assert [(who, stage) for who, stage, _ in failures(sent)] == [(at(first.port), Stage.GREETING)]
+
+
 async def test_backups_are_tried_beside_each_other_as_primaries_are(dead: int) -> None:
     async with Upstream() as second:
-        timeouts = replace(PATIENT, next_connect=0.1, connect=LONG)
+        timeouts = replace(PATIENT, next_server=0.1, connect=LONG)
         sent = await send(timeouts, at(dead, backup=True), at(second.port, backup=True))
     assert sent.candidate == at(second.port, backup=True)
 
@@ -231,7 +304,7 @@ async def test_the_plain_text_after_tls_that_failed_belongs_to_the_same_candidat
 
 
 async def test_when_nobody_is_reached_everybody_is_named(refused: int, dead: int) -> None:
-    timeouts = replace(PATIENT, next_connect=0.0, next_greeting=0.0, connect=0.3, greeting=0.3)
+    timeouts = replace(PATIENT, next_server=0.0, next_greeting=0.0, connect=0.3, greeting=0.3)
     async with Upstream([on("CONNECT", "554 5.7.1 Go away")]) as rude, Upstream([SILENT]) as silent:
         candidates = at(dead), at(refused), at(rude.port), at(silent.port)
         with pytest.raises(NobodyReached) as raised:
@@ -248,12 +321,8 @@ async def test_when_nobody_is_reached_everybody_is_named(refused: int, dead: int
 
 
 async def test_no_more_than_so_many_are_raced_at_once(dead: int) -> None:
-    terms = Terms(EndpointTls.NEVER, None, "relay.test")
     candidates = [at(dead, f"{number}.test") for number in range(ABREAST + 5)]
-    race = Race(
-        [Runner(each, Opening(each.server, each.ip, terms, World())) for each in candidates],
-        replace(PATIENT, next_connect=0.0, connect=LONG),
-    )
+    race = Race(runners(*candidates), replace(PATIENT, next_server=0.0, connect=LONG))
     async with asyncio.TaskGroup() as group:
         racing = group.create_task(race.winner())
         while len(race.started) < ABREAST:
@@ -269,13 +338,13 @@ async def test_who_gives_up_in_mid_race_leaves_no_socket_and_no_place_behind() -
     pool = Pool("relay.test", World(), replace(PATIENT, next_greeting=0.0))
     async with Upstream([SILENT]) as first, Upstream([SILENT]) as second, Upstream() as third:
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(pool.send(endpoint, [at(first.port), at(second.port)], MAIL, CONTENT))
+            sending = group.create_task(pool.send(endpoint, [at(first.port), at(second.port)], MAIL, CONTENT, 0.0))
             await first.connected()
             await second.connected()
             sending.cancel()
         await first.quiet()
         await second.quiet()
-        assert (await pool.send(endpoint, [at(third.port)], MAIL, CONTENT)).dialogue.answers == TAKEN
+        assert (await pool.send(endpoint, [at(third.port)], MAIL, CONTENT, 0.0)).dialogue.answers == TAKEN
         await pool.close()
 
 
@@ -285,8 +354,8 @@ async def test_a_kept_connection_that_died_makes_way_to_the_next_server() -> Non
     script += [on("MAIL", "250 2.1.0 Ok", times=1), on("MAIL", Drop())]
     async with Upstream(script) as first, Upstream() as second:
         candidates = at(first.port), at(second.port)
-        await pool.send(PLAIN, candidates, MAIL, CONTENT)
-        sent = await pool.send(PLAIN, candidates, MAIL, CONTENT)
+        await pool.send(PLAIN, candidates, MAIL, CONTENT, 0.0)
+        sent = await pool.send(PLAIN, candidates, MAIL, CONTENT, 0.0)
         assert sent.candidate == at(second.port)
         await pool.close()
     ((who, why),) = sent.unreached
@@ -298,20 +367,21 @@ async def test_a_kept_connection_that_died_makes_way_to_the_next_server() -> Non
 
 
 async def test_an_idle_connection_to_a_vanished_address_is_closed_and_no_other() -> None:
-    pool = Pool("relay.test", World())
+    clock = SystemClock()
+    pool = Pool("relay.test", World(clock))
     other = replace(PLAIN, name="elsewhere")
     async with Upstream() as upstream, asyncio.TaskGroup() as group:
         running = group.create_task(pool.run())
         candidate = at(upstream.port)
-        await pool.send(PLAIN, [candidate], MAIL, CONTENT)
-        await pool.send(other, [candidate], MAIL, CONTENT)
+        await pool.send(PLAIN, [candidate], MAIL, CONTENT, 0.0)
+        await pool.send(other, [candidate], MAIL, CONTENT, 0.0)
         pool.vanished("there", candidate.server, frozenset({"127.0.0.9"}))
         pool.vanished("there", Server("b.test", upstream.port), frozenset({candidate.ip}))
         pool.vanished("there", candidate.server, frozenset({candidate.ip, "127.0.0.9"}))
         session = await upstream.heard("QUIT")
         assert session.number == 1
-        await pool.send(other, [candidate], MAIL, CONTENT)
-        await pool.send(PLAIN, [candidate], MAIL, CONTENT)
+        await pool.send(other, [candidate], MAIL, CONTENT, 0.0)
+        await pool.send(PLAIN, [candidate], MAIL, CONTENT, clock.monotonic())
         assert [received.connection for received in upstream.received] == [1, 2, 2, 3]
         running.cancel()
     await pool.close()
@@ -323,11 +393,12 @@ async def test_a_busy_connection_to_a_vanished_address_is_closed_after_its_messa
     async with Upstream([on("CONTENT", Wait(go))]) as upstream:
         candidate = at(upstream.port)
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(pool.send(PLAIN, [candidate], MAIL, CONTENT))
+            sending = group.create_task(pool.send(PLAIN, [candidate], MAIL, CONTENT, 0.0))
             await upstream.wait(1)
             pool.vanished("there", candidate.server, frozenset({candidate.ip}))
             go.set()
         assert sending.result().dialogue.answers == TAKEN
+        await pool.close()
         await upstream.quiet()
         assert upstream.sessions[0].commands()[-1] == "QUIT"
 
@@ -339,7 +410,7 @@ async def test_who_waits_for_a_place_or_a_greeting_does_not_go_to_a_vanished_add
     async with Upstream([on("CONNECT", Wait(go))]) as old, Upstream() as new:
         async with asyncio.TaskGroup() as group:
             candidates = at(old.port), at(new.port)
-            sending = [group.create_task(pool.send(endpoint, candidates, MAIL, CONTENT)) for _ in range(2)]
+            sending = [group.create_task(pool.send(endpoint, candidates, MAIL, CONTENT, 0.0)) for _ in range(2)]
             await old.connected()
             pool.vanished("there", candidates[0].server, frozenset({candidates[0].ip}))
             go.set()
@@ -350,18 +421,19 @@ async def test_who_waits_for_a_place_or_a_greeting_does_not_go_to_a_vanished_add
         assert failures(task.result()) == [(candidates[0], Stage.RESOLVE, "it is no longer an address of the server")]
 
 
-async def test_what_vanished_before_the_message_was_handed_over_is_left_out_until_it_is_looked_up_again() -> None:
+async def test_what_vanished_after_the_choice_is_left_out_until_there_is_another_choice() -> None:
     clock = TurnedClock()
     pool = Pool("relay.test", World(clock))
     async with Upstream() as old, Upstream() as new:
         candidates = at(old.port), at(new.port)
-        looked_up = clock.now()
+        before = clock.monotonic()
         await clock.advance(1)
         pool.vanished("there", candidates[0].server, frozenset({candidates[0].ip}))
-        sent = await pool.send(PLAIN, candidates, MAIL, CONTENT, looked_up)
+        sent = await pool.send(PLAIN, candidates, MAIL, CONTENT, before)
         assert (sent.candidate, old.connections) == (candidates[1], 0)
         await clock.advance(1)
-        assert (await pool.send(PLAIN, candidates, MAIL, CONTENT)).candidate == candidates[0]
+        sent = await pool.send(PLAIN, candidates, MAIL, CONTENT, clock.monotonic())
+        assert sent.candidate == candidates[0]
         await pool.close()
 
 

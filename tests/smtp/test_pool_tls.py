@@ -39,7 +39,7 @@ def pool() -> Pool:
 
 async def send(pool: Pool, upstream: Upstream, endpoint: Endpoint) -> Dialogue:
     candidate = Candidate(Server("mx.test", upstream.port), "127.0.0.1", Source.STATIC)
-    return (await pool.send(endpoint, [candidate], MAIL, CONTENT)).dialogue
+    return (await pool.send(endpoint, [candidate], MAIL, CONTENT, 0.0)).dialogue
 
 
 async def unreached(pool: Pool, upstream: Upstream, endpoint: Endpoint) -> Unreachable:

@@ -73,6 +73,22 @@ async def test_the_database_leaves_out_what_memory_does(tmp_path: Path) -> None:
         assert found == {place for place in places(tmp_path).values() if not left_out(place, {without})}, without
 
 
+async def test_any_number_of_places_is_left_out(tmp_path: Path) -> None:
+    """Far more than may be full at a time."""
+    full = {f"endpoint gitlab/bulk.example/d{n}.example" for n in range(2000)}
+    full |= {f"endpoint e{n}" for n in range(1000)} | {"endpoint gitlab/news.example", "endpoint gitlab/a.example/b"}
+    recipients = [f"x@d{n}.example" for n in (0, 7, 77, 777, 1999)]
+    async with opened(tmp_path) as spool:
+        for n, recipient in enumerate(recipients):
+            await spool.accept(letter(f"B{n}", "x@bulk.example", recipient))
+            await spool.accept(letter(f"N{n}", "x@news.example", recipient))
+        await spool.accept(letter("P", "x@person.example", recipients[0]))
+        await spool.accept(letter("Q", "x@bulk.example", "x@d2000.example"))
+    async with opened(tmp_path) as spool:
+        entries, _ = await spool.claim(NOW, 100, frozenset(full))
+        assert {entry.message.id for entry in entries} == {"P", "Q"}
+
+
 async def test_one_letter_is_found_behind_much_mail_of_a_domain_that_has_no_room(tmp_path: Path) -> None:
     without = frozenset({"endpoint gitlab/bulk.example"})
     async with opened(tmp_path) as spool:

@@ -1,4 +1,4 @@
-"""Places: every address of every server of an endpoint, and the names that give none, as an operator wants them listed.
+"""Hops: every address of every server of an endpoint, and names without one, as an operator wants them listed.
 
 By the same look-ups as the relay. Backup servers, and addresses that rest or that failover would not reach, are
 listed too.
@@ -19,14 +19,14 @@ from smtproute.core.snapshot import Snapshot
 from smtproute.delivery.endpoint import Endpoints
 from smtproute.delivery.lmtp import lmtp_endpoint
 
-__all__ = ["Errand", "Place", "errands", "hosts", "lost", "places"]
+__all__ = ["Hop", "Trial", "hops", "hosts", "lost", "trials"]
 
 _NOWHERE = Domain.parse("localhost")
 """The recipient's domain where none is asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class Trial:
     """An endpoint, and the envelope that it is tried with."""
 
     endpoint: Endpoint
@@ -41,10 +41,10 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Hop:
     """One address of an endpoint, or a name that has none."""
 
-    errand: Errand
+    trial: Trial
     written: str
     """The server as the configuration has it; with `Discover.RECIPIENT` the recipient's domain."""
     server: Server | None
@@ -71,15 +71,15 @@ class Place:
         return str(Candidate(self.server, self.found.ip, self.found.source, self.backup))
 
 
-def errands(
+def trials(
     snapshot: Snapshot, *, reverse_path: Address | None = None, recipient: Address | None = None
-) -> dict[str, Errand]:
+) -> dict[str, Trial]:
     """One for each endpoint: those of the file, docker-mailserver's relays, the mailboxes' LMTP server.
 
     Where nobody says for whom, it is for postmaster, at the domain of the first route to it that names one.
     """
     return {
-        endpoint.name: Errand(endpoint, reverse_path, recipient or _recipient(snapshot.routing, endpoint))
+        endpoint.name: Trial(endpoint, reverse_path, recipient or _recipient(snapshot.routing, endpoint))
         for endpoint in _endpoints(snapshot.settings)
     }
 
@@ -99,26 +99,26 @@ def _recipient(routing: Routing, endpoint: Endpoint) -> Address | None:
     return None
 
 
-async def places(endpoints: Endpoints, errands: Iterable[Errand]) -> tuple[Place, ...]:
-    """Every address of these errands, an endpoint's backup servers last; of a name without one, why.
+async def hops(endpoints: Endpoints, trials: Iterable[Trial]) -> tuple[Hop, ...]:
+    """Every address of these trials, an endpoint's backup servers last; of a name without one, why.
 
     Of an endpoint whose servers are those of a recipient's domain there is nothing without a recipient.
     """
     async with asyncio.TaskGroup() as tasks:
         asked = [
-            tasks.create_task(_found(endpoints, errand, endpoint, written))
-            for errand in errands
-            for written, endpoint in _names(errand)
+            tasks.create_task(_found(endpoints, trial, endpoint, written))
+            for trial in trials
+            for written, endpoint in _names(trial)
         ]
-    return tuple(place for each in asked for place in each.result())
+    return tuple(hop for each in asked for hop in each.result())
 
 
-def _names(errand: Errand) -> Iterator[tuple[str, Endpoint]]:
+def _names(trial: Trial) -> Iterator[tuple[str, Endpoint]]:
     """Each name that is looked up, and the endpoint with no other server."""
-    endpoint = errand.endpoint
+    endpoint = trial.endpoint
     if endpoint.discover is Discover.RECIPIENT:
-        if errand.recipient is not None:
-            yield str(errand.recipient.domain), endpoint
+        if trial.recipient is not None:
+            yield str(trial.recipient.domain), endpoint
     elif endpoint.fault is not None:
         yield endpoint.name, endpoint
     else:
@@ -126,22 +126,22 @@ def _names(errand: Errand) -> Iterator[tuple[str, Endpoint]]:
         yield from ((str(each), replace(endpoint, servers=(), backup=(each,))) for each in endpoint.backup)
 
 
-async def _found(endpoints: Endpoints, errand: Errand, endpoint: Endpoint, written: str) -> tuple[Place, ...]:
-    """The places of one name."""
-    choice = await endpoints.candidates(endpoint, errand.recipient.domain if errand.recipient else _NOWHERE)
+async def _found(endpoints: Endpoints, trial: Trial, endpoint: Endpoint, written: str) -> tuple[Hop, ...]:
+    """The hops of one name."""
+    choice = await endpoints.candidates(endpoint, trial.recipient.domain if trial.recipient else _NOWHERE)
     if not choice.looked:
-        return (Place(errand, written, None, not endpoint.servers and bool(endpoint.backup), why=_refused(choice)),)
+        return (Hop(trial, written, None, not endpoint.servers and bool(endpoint.backup), why=_refused(choice)),)
     unused = {each.candidate.spot: each.why for each in choice.passed}
-    return tuple(place for looked in choice.looked for place in _places(errand, written, looked, unused))
+    return tuple(hop for looked in choice.looked for hop in _targets(trial, written, looked, unused))
 
 
-def _places(errand: Errand, written: str, looked: Looked, unused: Mapping[Spot, str]) -> list[Place]:
-    """The places of one server; `unused`: the addresses that are passed over, and why."""
+def _targets(trial: Trial, written: str, looked: Looked, unused: Mapping[Spot, str]) -> list[Hop]:
+    """The hops of one server; `unused`: the addresses that are passed over, and why."""
     resolved = looked.resolved
     if not resolved.addresses:
-        return [Place(errand, written, looked.server, looked.backup, resolved, why=_failure(resolved))]
+        return [Hop(trial, written, looked.server, looked.backup, resolved, why=_failure(resolved))]
     return [
-        Place(errand, written, looked.server, looked.backup, resolved, found, unused.get((looked.server, found.ip), ""))
+        Hop(trial, written, looked.server, looked.backup, resolved, found, unused.get((looked.server, found.ip), ""))
         for found in resolved.addresses
     ]
 
@@ -156,14 +156,14 @@ def _failure(resolved: Resolved) -> str:
     return str(resolved).removeprefix(f"{resolved.host}: ") if resolved.status is not Resolution.OK else "no address"
 
 
-def lost(found: Sequence[Place]) -> tuple[Place, ...]:
-    """The places of names that give no usable address."""
+def lost(found: Sequence[Hop]) -> tuple[Hop, ...]:
+    """The hops of names that give no usable address."""
     good = {_name(each) for each in found if each.usable}
     return tuple(each for each in found if _name(each) not in good)
 
 
-def _name(place: Place) -> tuple[str, str, bool]:
-    return place.errand.endpoint.name, place.written, place.backup
+def _name(hop: Hop) -> tuple[str, str, bool]:
+    return hop.trial.endpoint.name, hop.written, hop.backup
 
 
 def hosts(settings: Settings) -> tuple[str, ...]:
