@@ -39,7 +39,8 @@ def command(
         typer.Option(
             "--to",
             metavar="ADDRESS",
-            help="For whom: its domain's servers, with discover = recipient; with --probe RCPT TO, default postmaster.",
+            help="For whom: its domain's servers, with discover = recipient; with --probe RCPT TO, else whom the"
+            " first route names, or postmaster.",
             show_default=False,
         ),
     ] = None,
@@ -70,19 +71,20 @@ def command(
         probes = asyncio.run(probed(snapshot, wanted))
         lines = _told(probes, verbose)
         objects = [_probe_json(each) for each in probes]
+        hops = [each.hop for each in probes]
         failed = not all(each.ok for each in probes)
     else:
-        found = asyncio.run(_listed(snapshot, wanted))
-        lines = columns([_HEADINGS, *map(_row, found)]) if found else []
-        objects = [_hop_json(each) for each in found]
-        failed = any(not each.backup for each in lost(found))
+        hops = asyncio.run(_listed(snapshot, wanted))
+        lines = columns([_HEADINGS, *map(_row, hops)]) if hops else []
+        objects = [_hop_json(each) for each in hops]
+        failed = any(not each.backup for each in lost(hops))
     if as_json:
         for each in objects:
             print(json.dumps(each))
     else:
         for line in lines:
             print(legible(line))
-    for line in _unlisted(wanted):
+    for line in (*_unlisted(wanted), *_meanwhile(hops, snapshot.settings.resolver.stale)):
         print(line, file=sys.stderr if as_json else sys.stdout)
     raise typer.Exit(2 if failed else 0)
 
@@ -99,12 +101,12 @@ async def probed(snapshot: Snapshot, trials: Mapping[str, Trial]) -> list[Probe]
     return await prober.probe(await hops(endpoints(snapshot.settings, world), trials.values()))
 
 
-async def _listed(snapshot: Snapshot, trials: Mapping[str, Trial]) -> tuple[Hop, ...]:
+async def _listed(snapshot: Snapshot, trials: Mapping[str, Trial]) -> list[Hop]:
     from smtproute.app import endpoints
     from smtproute.delivery.hops import hops
     from smtproute.world import World
 
-    return await hops(endpoints(snapshot.settings, World()), trials.values())
+    return [*await hops(endpoints(snapshot.settings, World()), trials.values())]
 
 
 def _wanted(trials: Mapping[str, Trial], names: Sequence[str]) -> dict[str, Trial]:
@@ -130,6 +132,14 @@ def _unlisted(trials: Mapping[str, Trial]) -> Iterator[str]:
     for name, trial in trials.items():
         if trial.undirected:
             yield f"{name}: its servers are those of each recipient's domain; --to ADDRESS names one"
+
+
+def _meanwhile(hops: Sequence[Hop], stale: float) -> Iterator[str]:
+    """What goes on where DNS fails; `stale`: as `resolver.stale`."""
+    from smtproute.resolve.lastgood import goes_on
+
+    if stale and any(each.unanswered for each in hops):
+        yield f"note: {goes_on(stale)}"
 
 
 # What names resolve to
@@ -222,7 +232,11 @@ def _heading(probe: Probe) -> tuple[str, str, str]:
 
 
 def _verdict(probe: Probe) -> str:
-    return "ok" if probe.ok else f"{_step(probe)} {_failed(probe)}"
+    if not probe.ok:
+        return f"{_step(probe)} {_failed(probe)}"
+    if probe.learnt.tls:
+        return "ok" if probe.verified else "ok, TLS not verified"
+    return "ok, plain text"
 
 
 def _failed(probe: Probe) -> str:

@@ -13,6 +13,7 @@ from smtproute.core.reply import Refusal
 from smtproute.core.settings import Balance, Family, Server, Source
 
 __all__ = [
+    "FAILED",
     "MOST",
     "Candidate",
     "Choice",
@@ -47,6 +48,10 @@ class Resolution(StrEnum):
     SERVFAIL = "SERVFAIL"
     TIMEOUT = "timeout"
     REFUSED = "refused"
+
+
+FAILED = frozenset({Resolution.SERVFAIL, Resolution.TIMEOUT, Resolution.REFUSED})
+"""Endings that tell nothing about the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +199,12 @@ class Choice:
     at: float = 0.0
     """When the look-ups began (`Clock.monotonic`): what vanishes from then on may still be among the candidates."""
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether DNS fails for one of the names: its servers (4.4.3, RFC 3463) or the addresses of one."""
+        refused = self.refusal is not None and self.refusal.reply.enhanced == "4.4.3"
+        return refused or any(each.resolved.status in FAILED for each in self.looked)
+
 
 def order(
     looked: Sequence[Looked],
@@ -237,7 +248,9 @@ def order(
         return Choice(ranked, candidates, tuple(passed))
     # One that rested and stands behind a healthy one is tried by whoever comes so far: that one has failed meanwhile.
     probes = tuple(takewhile(lambda candidate: candidate.spot in rests, candidates))
-    awaited = any(rest.probed for each in passed if (rest := rests.get(each.candidate.spot)) is not None)
+    awaited = any(
+        rest.probed for each in passed if (rest := rests.get(each.candidate.spot)) is not None
+    )
     return Choice(ranked, candidates, tuple(passed), probes=probes, awaited=awaited)
 
 

@@ -68,6 +68,12 @@ class Answer:
         """What is told of it: how the connection ended, or the server's own words."""
         return self.detail or str(self.reply or "connection lost")
 
+    @property
+    def told(self) -> str:
+        """The same, and the step where the server refused more than this message."""
+        opening = self.stage in (Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH)
+        return f"{self.stage}: {self.how}" if opening and self.reply is not None else self.how
+
 
 def too_many(answer: Answer) -> bool:
     """Whether the server only takes no more recipients in this transaction (RFC 5321 4.5.3.1.10)."""

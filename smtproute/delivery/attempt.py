@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import assert_never
 
 from smtproute.core.choice import Candidate, Choice
 from smtproute.core.decide import relay_of
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import apply
-from smtproute.core.outcome import Answer, Judgement, Outcome, Result, Stage, judge, too_many, unwell
+from smtproute.core.outcome import Answer, Judgement, Outcome, Result, judge, too_many, unwell
 from smtproute.core.quota import UNLIMITED
 from smtproute.core.relays import names_relay
 from smtproute.core.reply import Refusal, Reply
@@ -38,6 +39,8 @@ _GONE = Reply(451, "4.3.5", "The endpoint is not configured any more")
 _UNREACHED = Reply(451, "4.4.1", "No server took the message")
 _AMBIGUOUS = Reply(451, "4.4.2", "The message was sent, and the answer to it was lost")
 _KEPT = Refusal(Reply(250, "2.0.0", "captured"), "spool")
+_TOLD = 10
+"""Servers of one kind that an error names: those that were tried, passed over, or not found."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ class Report:
 
 Settle = Callable[[Job, Report], Awaitable[None]]
 """Commits what a report holds."""
+LookOver = Callable[[Job], Awaitable[None]]
+"""Takes out of a job what an operator has held or removed while it waited."""
 
 
 class Attempts:
@@ -107,12 +112,16 @@ class Attempts:
         self._doubts = 0
         """How many changes by an operator were heeded."""
 
-    async def attempt(self, job: Job, settle: Settle) -> None:
-        """One attempt at a job; every outcome goes to `settle`, some before others."""
+    async def attempt(self, job: Job, settle: Settle, look_over: LookOver) -> None:
+        """One attempt at a job; every outcome goes to `settle`, some before others.
+
+        Where the attempt has to wait before it begins, `look_over` is asked then.
+        """
         report = Report()
         with self._guarded(job, report):
-            await self._deliver(job, report, settle)
-        await settle(job, report)
+            await self._deliver(job, report, settle, look_over)
+        if job.entries:
+            await settle(job, report)
 
     @contextmanager
     def _guarded(self, job: Job, report: Report) -> Iterator[None]:
@@ -131,18 +140,18 @@ class Attempts:
                 (entry, self._deferred(entry, refusal)) for entry in job.entries if entry.number not in settled
             ]
 
-    async def _deliver(self, job: Job, report: Report, settle: Settle) -> None:
+    async def _deliver(self, job: Job, report: Report, settle: Settle, look_over: LookOver) -> None:
         kind = job.entries[0].delivery.kind
         match kind:
             case Kind.MAILBOX:
-                await self._to_mailboxes(job, report, settle)
+                await self._to_mailboxes(job, report, settle, look_over)
             case Kind.CAPTURE:
                 report.captured = True
                 report.outcomes += [(entry, Outcome(Result.DELIVERED, _KEPT)) for entry in job.entries]
             case Kind.BOUNCE:
                 report.outcomes += [(entry, _dead(entry)) for entry in job.entries]
             case Kind.ENDPOINT:
-                await self._to_endpoint(job, report, settle)
+                await self._to_endpoint(job, report, settle, look_over)
             case _:
                 assert_never(kind)
 
@@ -160,24 +169,15 @@ class Attempts:
             report.told = [event]
             report.bounces += [accepted] if accepted is not None else []
 
-    async def _to_mailboxes(self, job: Job, report: Report, settle: Settle) -> None:
+    async def _to_mailboxes(self, job: Job, report: Report, settle: Settle, look_over: LookOver) -> None:
         store = self._snapshot().settings.accounts.store
         match store:
             case Store.MAILDIR:
                 await self._to_maildir(job, report)
             case Store.LMTP:
-                await self._to_lmtp(job, report, settle)
+                await self._to_endpoint(job, report, settle, look_over)
             case _:
                 assert_never(store)
-
-    async def _to_lmtp(self, job: Job, report: Report, settle: Settle) -> None:
-        settings = self._snapshot().settings
-        endpoint = lmtp_endpoint(settings.accounts)
-        async with self._chosen(job, endpoint, report) as choice:
-            if choice is not None:
-                content = await self._spool.content(job.message.id)
-                copy = lmtp_copy(job.message, content, str(settings.hostname))
-                await self._failover(job, endpoint, choice, copy, report, settle)
 
     async def _to_maildir(self, job: Job, report: Report) -> None:
         hostname = str(self._snapshot().settings.hostname)
@@ -197,29 +197,63 @@ class Attempts:
                 report.outcomes.append((entry, Outcome(Result.DELIVERED, kept)))
 
     def _endpoint(self, job: Job) -> Endpoint | None:
-        """The endpoint of the plan. A relay's name is its next hop: where that was edited, its sender's relay now."""
+        """The endpoint of the plan, as it is configured now.
+
+        A relay's name is its next hop: where that was edited, its sender's relay now.
+        """
         snapshot = self._snapshot()
-        name = job.entries[0].delivery.endpoint
+        delivery = job.entries[0].delivery
+        if delivery.kind is Kind.MAILBOX:
+            accounts = snapshot.settings.accounts
+            return lmtp_endpoint(accounts) if accounts.lmtp is not None else None
+        name = delivery.endpoint
         if names_relay(name) and name not in snapshot.settings.endpoints:
             name, _ = relay_of(snapshot.routing, job.message.envelope.reverse_path, []) or ("", "")
         return snapshot.settings.endpoints.get(name)
 
-    async def _to_endpoint(self, job: Job, report: Report, settle: Settle) -> None:
-        delivery = job.entries[0].delivery
+    async def _to_endpoint(self, job: Job, report: Report, settle: Settle, look_over: LookOver) -> None:
+        """To an endpoint, or to the LMTP server that has the mailboxes.
+
+        The configuration, and what an operator wants, may have changed after each wait: both are asked again.
+        """
         endpoint = self._endpoint(job)
-        if endpoint is None:
-            refusal = Refusal(_GONE, f"endpoint {delivery.endpoint}", "it was removed from the configuration")
-            report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+        if endpoint is not None and await self._pool.turn(endpoint):
+            await look_over(job)
+        waited = False
+        while job.entries:
+            endpoint = self._endpoint(job)
+            delivery = job.entries[0].delivery
+            if endpoint is None:
+                refusal = Refusal(_GONE, delivery.place, "it was removed from the configuration")
+                report.outcomes += [(entry, self._deferred(entry, refusal)) for entry in job.entries]
+                return
+            if self._spool.doubts != self._doubts:
+                self._doubts = self._spool.doubts
+                self._endpoints.forget()  # who retries a message wants it tried
+            async with self._endpoints.chosen(endpoint, delivery.address.domain) as choice:
+                if choice.candidates or not choice.awaited or waited:
+                    await self._to_candidates(job, endpoint, choice, report, settle)
+                    return
+            await self._endpoints.probe_ended(endpoint)
+            await look_over(job)
+            waited = True
+
+    async def _to_candidates(
+        self, job: Job, endpoint: Endpoint, choice: Choice, report: Report, settle: Settle
+    ) -> None:
+        if choice.refusal is None and choice.candidates:
+            copy = await self._copy(job, endpoint, report)
+            await self._failover(job, endpoint, choice, copy, report, settle)
             return
-        async with self._chosen(job, endpoint, report) as choice:
-            if choice is not None:
-                copy = await self._copy(job, endpoint, report)
-                await self._failover(job, endpoint, choice, copy, report, settle)
+        refusal = choice.refusal or Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, ()))
+        report.outcomes += [(entry, self._judged(entry, refusal)) for entry in job.entries]
 
     async def _copy(self, job: Job, endpoint: Endpoint, report: Report) -> Copy:
         """What leaves for an endpoint."""
         settings = self._snapshot().settings
         content = await self._spool.content(job.message.id)
+        if endpoint.lmtp:
+            return lmtp_copy(job.message, content, str(settings.hostname))
         seal = job.seal
         if seal.wanted and settings.arc.by_author:
             delivery = job.entries[0].delivery
@@ -229,21 +263,6 @@ class Attempts:
             facts = {"endpoint": endpoint.name, "why": copy.unsealed}
             report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
         return copy
-
-    @asynccontextmanager
-    async def _chosen(self, job: Job, endpoint: Endpoint, report: Report) -> AsyncIterator[Choice | None]:
-        """The addresses to try; None where there are none, and the outcomes say why."""
-        await self._pool.turn(endpoint)
-        if self._spool.doubts != self._doubts:
-            self._doubts = self._spool.doubts
-            self._endpoints.forget()  # who retries a message wants it tried
-        async with self._endpoints.chosen(endpoint, job.entries[0].delivery.address.domain) as choice:
-            if choice.refusal is None and choice.candidates:
-                yield choice
-                return
-            refusal = choice.refusal or Refusal(_UNREACHED, f"endpoint {endpoint.name}", _nobody(choice, ()))
-            report.outcomes += [(entry, self._judged(entry, refusal)) for entry in job.entries]
-            yield None
 
     async def _failover(
         self, job: Job, endpoint: Endpoint, choice: Choice, copy: Copy, report: Report, settle: Settle
@@ -289,7 +308,8 @@ class Attempts:
     ) -> list[tuple[Candidate, Dialogue]]:
         """One transaction with the first candidate that is reached, and before it what came of those that were not."""
         try:
-            sent = await self._pool.send(endpoint, candidates, mail, content, at)
+            well = partial(self._endpoints.answered, endpoint)
+            sent = await self._pool.send(endpoint, candidates, mail, content, at, well)
             unreached, reached = sent.unreached, [(sent.candidate, sent.dialogue)]
         except NobodyReached as nobody:
             unreached, reached = nobody.unreached, []
@@ -300,12 +320,10 @@ class Attempts:
         return failed + reached
 
     def _learn(self, endpoint: Endpoint, candidate: Candidate, dialogue: Dialogue) -> None:
-        """What a dialogue tells of the server itself."""
+        """Whether the server itself has failed. That it is well, the pool has told already."""
         failure = next((answer for answer in dialogue.answers if unwell(answer)), None)
         if failure is not None:
-            self._endpoints.failed(endpoint, candidate, failure.how)
-        elif dialogue.answers[0].stage is not Stage.RESOLVE:
-            self._endpoints.answered(endpoint, candidate)
+            self._endpoints.failed(endpoint, candidate, failure.told)
 
     def _nobody_took(
         self, entry: Entry, endpoint: Endpoint, choice: Choice, said: Sequence[tuple[Candidate, Answer]]
@@ -338,6 +356,7 @@ class Attempts:
             "backup": candidate.backup,
             "tls": dialogue.tls,
             "downgrade": dialogue.downgrade,
+            "failed": _failure(dialogue),
             "recipients": [entry.number for entry in waiting],
             "sealed": str(copy.sealed.domain) if copy.sealed is not None else "",
             "removed": [list(span) for span in copy.edit.removed],
@@ -395,11 +414,26 @@ def _host(candidate: Candidate) -> str:
 
 def _nobody(choice: Choice, said: Sequence[tuple[Candidate, Answer]]) -> str:
     """Everything that was tried, and how each ended, and what was not tried, and why, in one line."""
-    tried = {candidate: answer.how for candidate, answer in said}
-    parts = [f"{candidate} {how}" for candidate, how in tried.items()]
-    parts += [str(passed) for passed in choice.passed]
-    parts += [str(looked.resolved) for looked in choice.looked if not looked.resolved.addresses]
+    tried = {candidate: answer.told for candidate, answer in said}
+    parts = [
+        *_some([f"{candidate} {how}" for candidate, how in tried.items()]),
+        *_some([str(passed) for passed in choice.passed]),
+        *_some([str(looked.resolved) for looked in choice.looked if not looked.resolved.addresses]),
+    ]
     return f"no server took the message: {'; '.join(parts)}"
+
+
+def _some(parts: Sequence[str]) -> list[str]:
+    """The first of them, and how many more there are: a name may have hundreds of addresses."""
+    more = [f"and {len(parts) - _TOLD} more"] if len(parts) > _TOLD else []
+    return [*parts[:_TOLD], *more]
+
+
+def _failure(dialogue: Dialogue) -> str:
+    """How a dialogue failed that came to the same for every recipient; else empty."""
+    answer = dialogue.answers[0]
+    same = all(each == answer for each in dialogue.answers)
+    return answer.told if same and judge(answer) is not Judgement.ACCEPTED else ""
 
 
 def _ended(entry: Entry, outcome: Outcome, now: float) -> Event:

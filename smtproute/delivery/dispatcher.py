@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
@@ -78,7 +79,11 @@ class Dispatcher:
         self._wake.set()
 
     def nudge(self) -> None:
-        """Looks at once for what is due: after a reload, say."""
+        """Looks at once for what is due, and lets as many run as the configuration now allows: after a reload."""
+        for lane in self._lanes.values() if not self._draining else ():
+            lane.width = self._width(lane.endpoint)
+            for _ in range(min(lane.waiting, lane.width - lane.running)):
+                self._begin(lane)
         self._wake.set()
 
     async def _watch(self) -> None:
@@ -101,27 +106,35 @@ class Dispatcher:
         except SpoolFailed as failed:
             self._emit(Event(Happening.FAULT, now, facts={"where": "claim", "detail": str(failed)}))
             return now + STALLED
-        for width, queued in self._queued(entries):
+        for queued in self._queued(entries):
             self._claimed.add(queued)
-            lane = self._lanes.setdefault(queued.lane, Lane(width))
-            lane.width = width
+            endpoint = queued.job.entries[0].delivery.endpoint
+            lane = self._lanes.setdefault(queued.lane, Lane(0, endpoint))
+            lane.width = self._width(endpoint)
             lane.put(queued)
             if lane.running < lane.width:
-                lane.running += 1
-                self._tasks.create_task(self._work(lane))
+                self._begin(lane)
         return due
 
-    def _queued(self, entries: Sequence[Entry]) -> list[tuple[int, Queued]]:
+    def _begin(self, lane: Lane) -> None:
+        lane.running += 1
+        self._tasks.create_task(self._work(lane))
+
+    def _width(self, name: str) -> int:
+        """How many jobs for this endpoint may run at once."""
+        endpoint = self._snapshot().settings.endpoints.get(name)
+        return endpoint.max_connections if endpoint is not None else LOCAL_LANE
+
+    def _queued(self, entries: Sequence[Entry]) -> list[Queued]:
         """Sorts deliveries into jobs: one for each message, lane, sealing domain and, by its MX, domain."""
         settings = self._snapshot().settings
-        jobs: dict[tuple[str, ...], tuple[int, str, Job]] = {}
+        jobs: dict[tuple[str, ...], tuple[str, Job]] = {}
         for entry in entries:
             delivery = entry.delivery
             domain = own = ""
             match delivery.kind:
                 case Kind.ENDPOINT:
                     endpoint = settings.endpoints.get(delivery.endpoint)
-                    width = endpoint.max_connections if endpoint else LOCAL_LANE
                     seal = (
                         Seal() if entry.message.bounce else plan_seal(settings, entry.message.envelope, delivery, None)
                     )
@@ -129,17 +142,16 @@ class Dispatcher:
                     if endpoint is not None and endpoint.discover is Discover.RECIPIENT:
                         domain = delivery.address.domain.key
                 case Kind.MAILBOX | Kind.CAPTURE | Kind.BOUNCE:
-                    width, seal = LOCAL_LANE, Seal()
+                    seal = Seal()
                 case _:
                     assert_never(delivery.kind)
             key = (entry.message.id, delivery.place, own, domain)
             if key in jobs:
-                jobs[key][2].entries.append(entry)
+                jobs[key][1].entries.append(entry)
             else:
-                jobs[key] = (width, domain, Job(entry.message, [entry], seal))
+                jobs[key] = (domain, Job(entry.message, [entry], seal))
         return [
-            (width, Queued(job, job.entries[0].delivery.place, job.entries[0].sender, domain))
-            for width, domain, job in jobs.values()
+            Queued(job, job.entries[0].delivery.place, job.entries[0].sender, domain) for domain, job in jobs.values()
         ]
 
     async def _work(self, lane: Lane) -> None:
@@ -147,28 +159,25 @@ class Dispatcher:
         try:
             while lane.running <= lane.width and (queued := lane.take()) is not None:
                 job = queued.job
-                job.entries = await self._still(job.entries)
-                if len(job.entries) < queued.deliveries:
-                    self._not_awaited(job.message.id)
+                await self._look_over(job)
                 if job.entries:
-                    await self._attempts.attempt(job, self._settle)
+                    await self._attempts.attempt(job, self._settle, self._look_over)
                 lane.done(queued)
                 if self._claimed.remove(queued):
                     self._wake.set()
         finally:
             lane.running -= 1
 
-    async def _still(self, entries: list[Entry]) -> list[Entry]:
-        """Those that an operator has not held or removed while they waited; all, where the spool cannot say."""
-        try:
-            return list(await self._spool.still(entries))
-        except SpoolFailed:
-            return entries
+    async def _look_over(self, job: Job) -> None:
+        """Takes out what an operator has held or removed while it waited; nothing, where the spool cannot say.
 
-    def _not_awaited(self, message_id: str) -> None:
-        """An operator has taken out what a client may wait for: it hears that its message is queued."""
-        waiting = self._proxy.of(message_id)
-        if waiting is not None:
+        A client that may wait for it hears that its message is queued.
+        """
+        entries = len(job.entries)
+        with contextlib.suppress(SpoolFailed):
+            job.entries = list(await self._spool.still(job.entries))
+        waiting = self._proxy.of(job.message.id)
+        if waiting is not None and len(job.entries) < entries:
             waiting.hurry()
 
     async def _settle(self, job: Job, report: Report) -> None:

@@ -98,19 +98,21 @@ class Endpoints:
     async def chosen(self, endpoint: Endpoint, domain: Domain) -> AsyncIterator[Choice]:
         """The same for one message that is going to be sent: its turn, and its probes until the block is left.
 
-        Where all that is left is being probed by another message, that is waited for.
+        Where all that is left is being probed by another message (`Choice.awaited`), `probe_ended` can be waited for
+        right after the block: it is for the caller to look then what has changed meanwhile.
         """
         health = self._health.setdefault(endpoint.name, Health())
         choice = await self._choice(endpoint, domain, health)
-        if choice.awaited and not choice.candidates:
-            await health.probe_ended()
-            choice = await self._choice(endpoint, domain, health)
-        health.turn += 1
+        health.turn += bool(choice.candidates)
         taken = health.probe(choice.probes)
         try:
             yield choice
         finally:
             health.give_back(taken)
+
+    async def probe_ended(self, endpoint: Endpoint) -> None:
+        """Until a probe of this endpoint has ended, well or not, or was given back."""
+        await self._health.setdefault(endpoint.name, Health()).probe_ended()
 
     def failed(self, endpoint: Endpoint, candidate: Candidate, why: str) -> None:
         """A server was asked and is not well: it rests."""

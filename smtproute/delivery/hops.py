@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from smtproute.core.address import Address, Domain
-from smtproute.core.choice import Candidate, Choice, Found, Looked, Resolution, Resolved, Spot
+from smtproute.core.choice import FAILED, Candidate, Choice, Found, Looked, Resolution, Resolved, Spot
 from smtproute.core.decide import Routing
 from smtproute.core.routes import Form
 from smtproute.core.settings import Discover, Endpoint, Server, Settings, Store
@@ -54,6 +54,8 @@ class Hop:
     found: Found | None = None
     why: str = ""
     """Why there is no address, or why this one is not used; empty for one that is."""
+    unanswered: bool = False
+    """Whether there is no address because DNS fails."""
 
     @property
     def usable(self) -> bool:
@@ -76,7 +78,7 @@ def trials(
 ) -> dict[str, Trial]:
     """One for each endpoint: those of the file, docker-mailserver's relays, the mailboxes' LMTP server.
 
-    Where nobody says for whom, it is for postmaster, at the domain of the first route to it that names one.
+    Where nobody says for whom, it is for whom the first route to it names: an address, or postmaster at a domain.
     """
     return {
         endpoint.name: Trial(endpoint, reverse_path, recipient or _recipient(snapshot.routing, endpoint))
@@ -94,8 +96,11 @@ def _recipient(routing: Routing, endpoint: Endpoint) -> Address | None:
     if endpoint.lmtp:  # nobody else is known there
         return next((mailbox.address for mailbox in routing.mailboxes.values()), None)
     for route in routing.routes:
-        if route.target.endpoint == endpoint.name and route.match.form in (Form.ADDRESS, Form.DOMAIN):
-            return Address("postmaster", Domain.parse(route.match.key.rpartition("@")[2]))
+        if route.target.endpoint == endpoint.name:
+            if route.match.form is Form.ADDRESS:
+                return Address.parse(route.match.text)
+            if route.match.form is Form.DOMAIN:
+                return Address("postmaster", Domain.parse(route.match.key))
     return None
 
 
@@ -130,7 +135,8 @@ async def _found(endpoints: Endpoints, trial: Trial, endpoint: Endpoint, written
     """The hops of one name."""
     choice = await endpoints.candidates(endpoint, trial.recipient.domain if trial.recipient else _NOWHERE)
     if not choice.looked:
-        return (Hop(trial, written, None, not endpoint.servers and bool(endpoint.backup), why=_refused(choice)),)
+        backup = not endpoint.servers and bool(endpoint.backup)
+        return (Hop(trial, written, None, backup, why=_refused(choice), unanswered=choice.unanswered),)
     unused = {each.candidate.spot: each.why for each in choice.passed}
     return tuple(hop for looked in choice.looked for hop in _targets(trial, written, looked, unused))
 
@@ -139,7 +145,8 @@ def _targets(trial: Trial, written: str, looked: Looked, unused: Mapping[Spot, s
     """The hops of one server; `unused`: the addresses that are passed over, and why."""
     resolved = looked.resolved
     if not resolved.addresses:
-        return [Hop(trial, written, looked.server, looked.backup, resolved, why=_failure(resolved))]
+        failed = resolved.status in FAILED
+        return [Hop(trial, written, looked.server, looked.backup, resolved, why=_failure(resolved), unanswered=failed)]
     return [
         Hop(trial, written, looked.server, looked.backup, resolved, found, unused.get((looked.server, found.ip), ""))
         for found in resolved.addresses

@@ -84,13 +84,20 @@ class Claimed:
 class Lane:
     """Jobs for one endpoint, or for what stays in the house, and how many of them may run at once."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, endpoint: str = "") -> None:
         self.width = width
+        self.endpoint = endpoint
+        """Its name; empty for what stays in the house."""
         self.running = 0
         self._waiting: OrderedDict[str, OrderedDict[str, deque[Queued]]] = OrderedDict()
         """By the sender's domain and the recipient's; whose turn it is stands first."""
         self._busy: Counter[str] = Counter()
         """How many of a recipient's domain run, where it chooses the server: half of the lane at most."""
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return sum(len(jobs) for domains in self._waiting.values() for jobs in domains.values())
 
     def put(self, queued: Queued) -> None:
         domains = self._waiting.setdefault(queued.sender, OrderedDict())

@@ -55,11 +55,18 @@ class Probe:
         wanted = endpoint.verify and endpoint.tls in (EndpointTls.REQUIRE, EndpointTls.IMPLICIT)
         return wanted and shown is not None and not shown.refused
 
+    @property
+    def postmaster_refused(self) -> bool:
+        """Whether all was well up to MAIL, and postmaster alone, whom nobody named, was refused for good."""
+        recipient, answer = self.hop.trial.recipient, self.answer
+        invented = recipient is None or recipient.local.lower() == "postmaster"
+        return invented and answer.stage is Stage.RCPT and answer.reply is not None and answer.reply.permanent
+
     def __str__(self) -> str:
         """How it failed, in the words of a delivery that failed so."""
         if self.hop.found is None:
-            return f"{self.hop.server.host if self.hop.server else self.hop.written}: {self.answer.how}"
-        return f"{self.hop} {self.answer.how}"
+            return f"{self.hop.server.host if self.hop.server else self.hop.written}: {self.answer.told}"
+        return f"{self.hop} {self.answer.told}"
 
 
 class Prober:

@@ -60,7 +60,8 @@ def examine(snapshot: Snapshot, hidden: Sequence[Hidden] = (), probes: Sequence[
     """
     survey = Survey(snapshot)
     found: dict[tuple[str, str], Finding] = {}
-    asked = (*endpoints.doubled(hidden, snapshot.settings.resolver.hosts_file), *endpoints.reached(probes))
+    resolver = snapshot.settings.resolver
+    asked = (*endpoints.doubled(hidden, resolver.hosts_file), *endpoints.reached(probes, resolver.stale))
     for finding in (*snapshot.findings, *asked):
         found.setdefault((finding.name, f"{finding.where} {finding.what}"), finding)
     for family in FAMILIES:

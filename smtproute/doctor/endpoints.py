@@ -15,6 +15,7 @@ from smtproute.core.settings import Endpoint, EndpointTls, Server, Source
 from smtproute.delivery.probe import Probe
 from smtproute.doctor.survey import Survey, listed
 from smtproute.resolve.hidden import Hidden
+from smtproute.resolve.lastgood import goes_on
 
 __all__ = ["EXPIRES", "doubled", "examine", "reached"]
 
@@ -78,22 +79,43 @@ def doubled(hidden: Sequence[Hidden], hosts_file: str) -> Iterator[Finding]:
         yield warning("static-hides-dns" if static else "hosts-hides-dns", where, what)
 
 
-def reached(probes: Sequence[Probe]) -> Iterator[Finding]:
-    """Endpoints of which no address, or not every address, took a dry run; certificates that are about to expire."""
+def reached(probes: Sequence[Probe], stale: float) -> Iterator[Finding]:
+    """Endpoints of which no address, or not every address, took a dry run; certificates that are about to expire.
+
+    `stale`: as `resolver.stale`.
+    """
     for endpoint, group in groupby(probes, lambda probe: probe.hop.trial.endpoint):
         made = list(group)
         where = endpoint.name if endpoint.relay or endpoint.lmtp else f"endpoint.{endpoint.name}"
-        failed = "; ".join(str(probe) for probe in made if not probe.ok)
+        refused = [probe for probe in made if probe.postmaster_refused]
+        failed = [probe for probe in made if not probe.ok and probe not in refused]
         mend = f"smtproute endpoints {quote(endpoint.name)} --probe"
-        if not any(probe.ok for probe in made):
-            yield error("endpoint-unreachable", where, f"No server takes mail now: {failed}.", mend)
+        if len(failed) == len(made):
+            what = f"No server takes mail now: {_told(failed)}.{_meanwhile(failed, stale)}"
+            yield error("endpoint-unreachable", where, what, mend)
         elif failed:
-            what = f"Mail goes to its other addresses; these take none now: {failed}."
+            what = f"Mail goes to its other addresses; these take none now: {_told(failed)}.{_meanwhile(failed, stale)}"
             yield warning("server-unreachable", where, what, mend)
+        if refused:
+            what = (
+                f"It takes connections, and refuses RCPT TO:<{refused[0].hop.trial.recipient or 'postmaster'}>:"
+                f" {_told(refused)}: RFC 5321 4.5.1 wants that taken. Try an address that it has."
+            )
+            yield warning("postmaster-refused", where, what, f"{mend} --to ADDRESS")
         ending = list(dict.fromkeys(_ending(probe) for probe in made if _expires(probe)))
         if ending:
             what = f"{' '.join(ending)} Once it has expired, no mail gets through there."
             yield warning("certificate-expires", where, what)
+
+
+def _told(probes: Sequence[Probe]) -> str:
+    return "; ".join(str(probe) for probe in probes)
+
+
+def _meanwhile(probes: Sequence[Probe], stale: float) -> str:
+    """What goes on where DNS fails."""
+    said = goes_on(stale) if any(probe.hop.unanswered for probe in probes) else ""
+    return f" Where DNS fails, {said}." if said else ""
 
 
 def _expires(probe: Probe) -> bool:

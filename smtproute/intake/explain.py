@@ -22,6 +22,7 @@ from smtproute.core.seals import Seal, plan_seal
 from smtproute.core.settings import Endpoint, Kind
 from smtproute.core.snapshot import Snapshot
 from smtproute.intake.facts import DEADLINE, Usage, UsageUnknown, decided
+from smtproute.resolve.lastgood import goes_on
 
 __all__ = ["Candidates", "Explained", "Leg", "explain", "leg_json", "reply_json", "status"]
 
@@ -127,6 +128,9 @@ async def explain(
             if seal.wanted and snapshot.settings.arc.by_author:
                 notes.append(f"{delivery.address}: not predicted: the header From may choose another sealing domain")
             legs.append(Leg(delivery, choice, seal))
+        stale = goes_on(snapshot.settings.resolver.stale)
+        if stale and any(leg.choice is not None and leg.choice.unanswered for leg in legs):
+            notes.append(stale)
         told = Explained(plan, tuple(legs), str(envelope.reverse_path or ""), tuple(notes))
         folder = snapshot.folder
         if folder is not None:

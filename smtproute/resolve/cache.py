@@ -26,14 +26,15 @@ class Kept(Generic[Value]):
 
 
 class Cache(Generic[Value]):
-    """`fetch(name)` answers a value and its lifetime. At most `size` are kept; the oldest goes first."""
+    """`fetch(name, fresh)` answers a value and its lifetime. At most `size` are kept; the oldest goes first."""
 
-    def __init__(self, clock: Clock, fetch: Callable[[str], Awaitable[Kept[Value]]], *, size: int = 4096) -> None:
+    def __init__(self, clock: Clock, fetch: Callable[[str, bool], Awaitable[Kept[Value]]], *, size: int = 4096) -> None:
         self._clock = clock
         self._fetch = fetch
         self._size = size
         self._kept: OrderedDict[str, Kept[Value]] = OrderedDict()
-        self._asking: dict[str, asyncio.Event] = {}
+        self._asking: dict[tuple[str, bool], asyncio.Event] = {}
+        """By name, and whether the question is a fresh one: that may take longer than others wait."""
 
     async def get(self, name: str, *, fresh: bool = False) -> Value:
         """The value kept, or fetched; `fresh`: fetched, whatever is kept. Raises what `fetch` raises.
@@ -43,21 +44,22 @@ class Cache(Generic[Value]):
         """
         while True:
             kept = self._kept.get(name)
-            asking = self._asking.get(name)
+            asking = self._asking.get((name, fresh))
             if kept is not None and not fresh and self._clock.now() < kept.until:
+                return kept.value
+            asked = asking is not None or (name, True) in self._asking
+            if kept is not None and not fresh and asked and self._clock.now() < kept.spare:
                 return kept.value
             if asking is None:
                 break
-            if kept is not None and not fresh and self._clock.now() < kept.spare:
-                return kept.value
             await asking.wait()
             fresh = fresh and self._kept.get(name) is kept
-        asking = self._asking[name] = asyncio.Event()
+        asking = self._asking[name, fresh] = asyncio.Event()
         try:
-            fetched = await self._fetch(name)
+            fetched = await self._fetch(name, fresh)
             self._keep(name, fetched)
         finally:
-            del self._asking[name]
+            del self._asking[name, fresh]
             asking.set()
         return fetched.value
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 import dns.rdatatype
 
-from smtproute.core.choice import Resolution
-from smtproute.resolve.nameservers import FAILED, Answer
+from smtproute.core.choice import FAILED, Resolution
+from smtproute.resolve.nameservers import Answer
 from smtproute.world import Clock
 
-__all__ = ["Known", "LastGood"]
+__all__ = ["RECHECK", "Known", "LastGood", "goes_on"]
+
+RECHECK = 30.0
+"""Seconds after a failure until DNS is asked again, where there is an answer from before (RFC 8767 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class LastGood:
         self._size = size
         self._last: OrderedDict[tuple[str, dns.rdatatype.RdataType], Known] = OrderedDict()
 
+    def spares(self, name: str, *rdtypes: dns.rdatatype.RdataType) -> bool:
+        """Whether a failure of one of these questions would have an answer from before in its place, now."""
+        known = [last for each in rdtypes if (last := self._last.get((name, each))) is not None]
+        return any(self._clock.now() < last.until + self._keep for last in known)
+
     def judge(self, name: str, rdtype: dns.rdatatype.RdataType, answer: Answer, good: Set[Resolution]) -> Known:
         """The answer that DNS gave just now; the last one with a `good` ending in its place, if this is a failure.
 
@@ -55,7 +63,7 @@ class LastGood:
             if last is None or now >= (spare := last.until + self._keep):
                 return known
             # One that was asked again before its time is as good as it was until then.
-            again = min(max(known.until, last.until), spare)
+            again = min(max(now + RECHECK, last.until), spare)
             return Known(last.answer, last.at, again, str(answer), spare)
         self._last.pop(question, None)
         if answer.status in good:
@@ -63,3 +71,12 @@ class LastGood:
             if len(self._last) > self._size:
                 self._last.popitem(last=False)
         return known
+
+
+def goes_on(keep: float) -> str:
+    """What a command says where DNS fails it, which has no answer from before; empty where none is kept."""
+    if not keep:
+        return ""
+    length, unit = next((each for each in ((86400, "d"), (3600, "h"), (60, "m")) if keep >= each[0]), (1, "s"))
+    most = f"{keep / length:g}{unit} (resolver.stale)"
+    return f"a running relay goes on with its last good answer, where it has one, for up to {most}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +22,13 @@ import dns.rcode
 import dns.rdata
 import dns.rdatatype
 
-from smtproute.core.choice import Resolution, ending
+from smtproute.core.choice import FAILED, Resolution, ending
 from smtproute.resolve.files import text_of
 
-__all__ = ["FAILED", "NEGATIVE", "Answer", "NameServer", "NameServers", "system_servers"]
+__all__ = ["AT_ONCE", "NEGATIVE", "Answer", "NameServer", "NameServers", "system_servers"]
 
-FAILED = frozenset({Resolution.SERVFAIL, Resolution.TIMEOUT, Resolution.REFUSED})
-"""Endings that tell nothing about the name."""
-
+AT_ONCE = 100
+"""Questions that are under way at once, each with a socket: the longest list of mail exchangers takes no more."""
 SHORTEST = 5.0
 """Seconds an answer is kept at least, whatever its TTL, and a failure exactly: a burst of mail asks once."""
 LONGEST = 86400.0
@@ -37,6 +38,8 @@ NEGATIVE = 60.0
 
 _ROUNDS = 2
 """How often a silent server is tried (resolv.conf(5) attempts)."""
+_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What this machine, or this process, has too little of: no server is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +111,24 @@ class NameServers:
         self._servers = list(servers)
         self._attempt = attempt
         self._total = total
+        self._places = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> Answer:
-        """Never raises. A server that fails is passed over for the next; if all fail, the last failure counts."""
+    async def ask(self, name: str, rdtype: dns.rdatatype.RdataType, *, within: float = math.inf) -> Answer:
+        """Never raises. A server that fails is passed over for the next; if all fail, the last failure counts.
+
+        `within`: seconds that it may take, where they are fewer than `total`; each server has its share of them.
+        """
         if not self._servers:
             return Answer(Resolution.REFUSED, reason="no name server configured")
+        total = min(self._total, within)
+        attempt = min(self._attempt, total / len(self._servers))
         failures: dict[NameServer, Answer] = {}
         try:
-            async with asyncio.timeout(self._total):
+            async with asyncio.timeout(total):
                 for server in self._servers * _ROUNDS:
                     if server in failures and failures[server].status is not Resolution.TIMEOUT:
                         continue
-                    answer = await self._ask_one(server, name, rdtype)
+                    answer = await self._ask_one(server, name, rdtype, attempt)
                     if answer.status not in FAILED:
                         self._put_last([server for server in failures if failures[server].status is Resolution.TIMEOUT])
                         return answer
@@ -134,17 +143,27 @@ class NameServers:
         """So that one dead server does not delay every look-up."""
         self._servers.sort(key=lambda server: server in silent)
 
-    async def _ask_one(self, server: NameServer, name: str, rdtype: dns.rdatatype.RdataType) -> Answer:
+    async def _ask_one(self, server: NameServer, name: str, rdtype: dns.rdatatype.RdataType, attempt: float) -> Answer:
         asked = str(server)
         try:
-            async with asyncio.timeout(self._attempt):
+            async with self._places, asyncio.timeout(attempt):
                 return _read(await _exchange(server, dns.message.make_query(name, rdtype)), asked)
         except TimeoutError:
             return Answer(Resolution.TIMEOUT, asked=asked)
         except OSError as error:
-            return Answer(Resolution.REFUSED, asked=asked, reason=error.strerror or str(error))
+            return _unasked(error, asked)
         except (EOFError, dns.exception.DNSException) as error:
             return Answer(Resolution.SERVFAIL, asked=asked, reason=f"malformed answer: {error or type(error).__name__}")
+
+
+def _unasked(error: OSError, asked: str) -> Answer:
+    """Of a server that could not be asked: why."""
+    why = (error.strerror or str(error)).lower()
+    if error.errno in _LACKS:
+        return Answer(Resolution.SERVFAIL, asked=asked, reason=f"not asked: {why} (here)")
+    if isinstance(error, ConnectionRefusedError):
+        why = f"no name server there: {why}"
+    return Answer(Resolution.REFUSED, asked=asked, reason=why)
 
 
 async def _exchange(server: NameServer, query: dns.message.Message) -> dns.message.QueryMessage:

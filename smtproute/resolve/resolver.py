@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Set
 from dataclasses import replace
 from typing import TypeVar, assert_never
@@ -13,12 +14,12 @@ from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.TXT import TXT
 
 from smtproute.core.address import AddressError, written_ip
-from smtproute.core.choice import Exchange, Exchanges, Found, LookupFailed, Resolution, Resolved
+from smtproute.core.choice import FAILED, Exchange, Exchanges, Found, LookupFailed, Resolution, Resolved
 from smtproute.core.settings import Resolver as ResolverSettings
 from smtproute.core.settings import Source
 from smtproute.resolve.cache import Cache, Kept
 from smtproute.resolve.lastgood import Known, LastGood
-from smtproute.resolve.nameservers import FAILED, NEGATIVE, NameServer, NameServers, system_servers
+from smtproute.resolve.nameservers import NEGATIVE, NameServer, NameServers, system_servers
 from smtproute.resolve.sources import Hosts, askable, static_table
 from smtproute.world import World
 
@@ -41,8 +42,9 @@ class Resolver:
     is asked whatever is kept, and everybody has its answer from then on. While DNS fails, its last good answer is used
     for `settings.stale` seconds more.
 
-    `attempt` and `total` are the seconds that one name server, and one look-up over all of them, may take. The hosts
-    file and `resolv_conf` are read here. Raises ValueError for a static address or a server that is no IP address.
+    `attempt` and `total` are the seconds that one name server, and one look-up over all of them, may take; `patience`
+    those of a look-up that is not fresh, and has an answer from before in reserve (RFC 8767 5). The hosts file and
+    `resolv_conf` are read here. Raises ValueError for a static address or a server that is no IP address.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Resolver:
         resolv_conf: str = "/etc/resolv.conf",
         attempt: float = 2.5,
         total: float = 10.0,
+        patience: float = 1.8,
     ) -> None:
         self._settings = settings
         self._resolv_conf = resolv_conf
@@ -60,6 +63,7 @@ class Resolver:
         self._static = static_table(settings.static)
         self._hosts = Hosts(settings.hosts_file)
         self._dns = NameServers(self._servers, attempt=attempt, total=total)
+        self._patience = patience
         self._clock = world.clock
         self._last_good = LastGood(world.clock, settings.stale)
         self._addresses = Cache(world.clock, self._ask_addresses)
@@ -136,14 +140,23 @@ class Resolver:
         return replace(answer, age=max(0.0, self._clock.now() - answer.at))
 
     async def _ask(
-        self, name: str, rdtype: dns.rdatatype.RdataType, good: Set[Resolution] = frozenset({Resolution.OK})
+        self,
+        name: str,
+        rdtype: dns.rdatatype.RdataType,
+        within: float,
+        good: Set[Resolution] = frozenset({Resolution.OK}),
     ) -> Known:
-        return self._last_good.judge(name, rdtype, await self._dns.ask(name, rdtype), good)
+        return self._last_good.judge(name, rdtype, await self._dns.ask(name, rdtype, within=within), good)
 
-    async def _ask_addresses(self, name: str) -> Kept[Resolved]:
+    def _within(self, fresh: bool, name: str, *rdtypes: dns.rdatatype.RdataType) -> float:
+        """Seconds for these questions, as far as somebody waits who could do without."""
+        return self._patience if not fresh and self._last_good.spares(name, *rdtypes) else math.inf
+
+    async def _ask_addresses(self, name: str, fresh: bool) -> Kept[Resolved]:
+        within = self._within(fresh, name, dns.rdatatype.A, dns.rdatatype.AAAA)
         async with asyncio.TaskGroup() as tasks:
-            v4 = tasks.create_task(self._ask(name, dns.rdatatype.A))
-            v6 = tasks.create_task(self._ask(name, dns.rdatatype.AAAA))
+            v4 = tasks.create_task(self._ask(name, dns.rdatatype.A, within))
+            v6 = tasks.create_task(self._ask(name, dns.rdatatype.AAAA, within))
         both = (v4.result(), v6.result())
         having = [known for known in both if known.answer.records]
         if not having:
@@ -162,12 +175,13 @@ class Resolver:
         resolved = Resolved(name, Resolution.OK, found, asked, reason, at=first.at, ttl=ttl, stale=stale)
         return Kept(resolved, until, min((known.spare for known in having if known.stale), default=0.0))
 
-    async def _ask_exchanges(self, name: str) -> Kept[Exchanges]:
-        known = await self._ask(name, dns.rdatatype.MX, _MX_GOOD)
+    async def _ask_exchanges(self, name: str, fresh: bool) -> Kept[Exchanges]:
+        within = self._within(fresh, name, dns.rdatatype.MX)
+        known = await self._ask(name, dns.rdatatype.MX, within, _MX_GOOD)
         return Kept(_exchanges(name, known), known.until, known.spare)
 
-    async def _ask_text(self, name: str) -> Kept[bytes | Resolved | None]:
-        known = await self._ask(name, dns.rdatatype.TXT)
+    async def _ask_text(self, name: str, fresh: bool) -> Kept[bytes | Resolved | None]:
+        known = await self._ask(name, dns.rdatatype.TXT, self._within(fresh, name, dns.rdatatype.TXT))
         if known.answer.status in FAILED:
             return Kept(_resolved(name, known), known.until)
         texts = [b"".join(record.strings) for record in known.answer.records if isinstance(record, TXT)]

@@ -11,10 +11,9 @@ from typing import assert_never
 from dns.exception import DNSException
 
 from smtproute.core.address import written_ip
-from smtproute.core.choice import Exchanges, Resolution, Resolved
+from smtproute.core.choice import FAILED, Exchanges, Resolution, Resolved
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.settings import Discover, Endpoint, Server, Settings
-from smtproute.resolve.nameservers import FAILED
 from smtproute.resolve.resolver import Resolver
 from smtproute.world import World
 

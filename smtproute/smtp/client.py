@@ -11,7 +11,7 @@ LMTP (RFC 2033) is the same conversation with another hello, and with one reply 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NoReturn, Self
@@ -75,6 +75,10 @@ class Gone(Exception):
         self.transcript = transcript
 
 
+def _unheard() -> None:
+    """Where nobody wants to know."""
+
+
 class Connection:
     """A connection on which the server greeted us and answered EHLO; `send` is called on one mail at a time."""
 
@@ -121,8 +125,11 @@ class Connection:
         """Whether it looks fit for another transaction. A server that hangs up unseen shows only when written to."""
         return self._channel.idle
 
-    async def send(self, mail: Mail, content: bytes) -> Dialogue:
-        """One transaction; `content` has CRLF line ends only. Raises Gone, and only on a connection used before."""
+    async def send(self, mail: Mail, content: bytes, answered: Callable[[], None] = _unheard) -> Dialogue:
+        """One transaction; `content` has CRLF line ends only. Raises Gone, and only on a connection used before.
+
+        `answered` is called as soon as the server has answered MAIL, or need not be asked: it is well.
+        """
         channel = self._channel
         self.transactions += 1
         if self.transactions > 1:
@@ -131,11 +138,17 @@ class Connection:
         refusal = self._unfit(mail, content)
         if refusal is not None:
             channel.note(f"not sent: {refusal.detail}")
+            answered()
             answers = (refusal,) * len(mail.recipients)
         else:
             commands = (self._mail(mail, content), *(f"RCPT TO:<{recipient}>" for recipient in mail.recipients))
             transaction = _Transaction(
-                channel, self._timeouts, commands, pipelining="PIPELINING" in self._extensions, lmtp=self._lmtp
+                channel,
+                self._timeouts,
+                commands,
+                answered,
+                pipelining="PIPELINING" in self._extensions,
+                lmtp=self._lmtp,
             )
             answers = await transaction.run(content, reset=self._reset_due, reused=self.transactions > 1)
             self._reset_due = transaction.begun
@@ -212,13 +225,21 @@ class _Transaction:
     """One MAIL, its RCPTs, DATA and content. Where the server offers PIPELINING, all but the content is one write."""
 
     def __init__(
-        self, channel: Channel, timeouts: Timeouts, commands: Sequence[str], *, pipelining: bool, lmtp: bool
+        self,
+        channel: Channel,
+        timeouts: Timeouts,
+        commands: Sequence[str],
+        answered: Callable[[], None],
+        *,
+        pipelining: bool,
+        lmtp: bool,
     ) -> None:
         self.begun = False
         """The server holds an envelope, until RSET."""
         self._channel = channel
         self._timeouts = timeouts
         self._mail, *self._rcpts = commands
+        self._answered = answered
         self._pipelining = pipelining
         self._lmtp = lmtp
         self._stage = Stage.MAIL
@@ -227,11 +248,13 @@ class _Transaction:
 
     async def run(self, content: bytes, *, reset: bool, reused: bool) -> tuple[Answer, ...]:
         """The answer to each RCPT. Raises Gone if `reused`."""
+        # A kept connection whose server has died says nothing; a living one may have the whole time on a new one.
+        mail = min(self._timeouts.mail, self._timeouts.patience) if reused else self._timeouts.mail
         try:
-            await self._converse(content, reset)
+            await self._converse(content, reset, mail)
         except Broken as broken:
             self._channel.fail(broken.detail)
-            if reused and not self._heard and not broken.silent:
+            if reused and not self._heard:
                 raise Gone(tuple(self._channel.transcript)) from None
             self._settle(Answer(self._stage, None, broken.detail))
         except Said as said:
@@ -240,16 +263,17 @@ class _Transaction:
             self._settle(Answer(self._stage, said.reply))
         return tuple(answer for answer in self._answers if answer is not None)
 
-    async def _converse(self, content: bytes, reset: bool) -> None:
-        """Settles every recipient, or raises Broken or Said at `_stage`."""
+    async def _converse(self, content: bytes, reset: bool, mail: float) -> None:
+        """Settles every recipient, or raises Broken or Said at `_stage`. `mail`: seconds for RSET and MAIL."""
         if self._pipelining:
             self._channel.say(*(("RSET",) if reset else ()), self._mail, *self._rcpts, "DATA")
         if reset:
-            reply = await self._ask("RSET", self._timeouts.mail)
+            reply = await self._ask("RSET", mail)
             if not _done(reply):
                 raise Broken(f"RSET was refused ({reply})")
-        reply = await self._ask(self._mail, self._timeouts.mail)
+        reply = await self._ask(self._mail, mail)
         self._heard = True
+        self._answered()
         self.begun = _done(reply)
         if not self.begun:
             self._settle(Answer(Stage.MAIL, reply))

@@ -50,6 +50,15 @@ class Timeouts:
     wait for six seconds."""
     backup_greeting: float = 30.0
     """The same, where the next is the first backup."""
+    patience: float = 30.0
+    """The most that EHLO, STARTTLS and each step of AUTH may take where another address is left, and MAIL on a kept
+    connection, where a new one is left: nothing of the message was sent by then."""
+
+    @property
+    def hurried(self) -> Timeouts:
+        """Those of an opening that has no more than `patience`."""
+        most = self.patience
+        return replace(self, tls=min(self.tls, most), greeting=min(self.greeting, most), ehlo=min(self.ehlo, most))
 
 
 TIMEOUTS = Timeouts()
@@ -170,6 +179,10 @@ class Opening:
             await self.connect()
             await self.greet()
             await self.enter()
+
+    def hurry(self) -> None:
+        """There are other addresses: the steps from here on have `Timeouts.patience`."""
+        self.terms = replace(self.terms, timeouts=self.terms.timeouts.hurried)
 
     def abort(self) -> None:
         """Closes at once, however far it came."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from smtproute.core.choice import Candidate, Spot
 from smtproute.core.limits import pause
@@ -127,6 +128,10 @@ class _Connections:
             yield self.kept.pop(0).connection
 
 
+def _unheard(candidate: Candidate) -> None:
+    """Where nobody wants to know."""
+
+
 @dataclass(slots=True, eq=False)
 class _Sending:
     """One message on its way to one endpoint."""
@@ -137,6 +142,7 @@ class _Sending:
     content: bytes
     at: float
     """What vanishes from this time on is no candidate any more (`Choice.at`)."""
+    answered: Callable[[Candidate], None]
 
     def lost(self, candidate: Candidate) -> bool:
         """Whether the candidate has vanished."""
@@ -170,30 +176,38 @@ class Pool:
         self._contexts = {_settings(endpoint): tls_context(endpoint) for endpoint in endpoints}
         self._rates = {endpoint.name: endpoint.rate for endpoint in endpoints}
 
-    async def turn(self, endpoint: Endpoint) -> None:
-        """Until the endpoint's `rate` lets another message go. Who comes first goes first."""
+    async def turn(self, endpoint: Endpoint) -> bool:
+        """Until the endpoint's `rate` lets another message go. Who comes first goes first. Whether it has one."""
         if not self._rate(endpoint):
-            return
+            return False
         connections = self._of(endpoint.name)
         clock = self._world.clock
         async with connections.pacing:
             while (rate := self._rate(endpoint)) and (seconds := pause(connections.went, rate, clock.now())):
                 await clock.sleep(min(seconds, _GLANCE))
             connections.went = clock.now()
+        return True
 
     async def send(
-        self, endpoint: Endpoint, candidates: Sequence[Candidate], mail: Mail, content: bytes, at: float
+        self,
+        endpoint: Endpoint,
+        candidates: Sequence[Candidate],
+        mail: Mail,
+        content: bytes,
+        at: float,
+        answered: Callable[[Candidate], None] = _unheard,
     ) -> Sent:
         """One transaction with the first of these candidates that is reached, by a kept connection or by a race.
 
         It waits for a place under `max_connections` first, which counts messages: for a moment there may be more
         sockets than that, in a race, on which nobody has been greeted yet, and after a QUIT. A kept connection to the
         first candidate that turns out dead before the server answered MAIL is replaced by a new one; nothing is ever
-        sent twice after that. What has vanished since the candidates were chosen (`Choice.at`) is left out. Raises
+        sent twice after that. What has vanished since the candidates were chosen (`Choice.at`) is left out. `answered`
+        hears who is well as soon as that is known, which is long before a large message has been taken. Raises
         NobodyReached.
         """
         connections = self._of(endpoint.name)
-        sending = _Sending(connections, endpoint, mail, content, at)
+        sending = _Sending(connections, endpoint, mail, content, at, answered)
         await connections.enter(endpoint.max_connections)
         try:
             return await self._send(sending, candidates)
@@ -283,6 +297,8 @@ class Pool:
             unreached |= {runner.candidate: runner.failure for runner in runners if runner.failure is not None}
             if won is None:
                 continue
+            if any(runner.candidate not in unreached for runner in runners if runner is not won):
+                won.opening.hurry()
             try:
                 await won.opening.enter()
             except Unreachable as unreachable:
@@ -312,7 +328,7 @@ class Pool:
         """Raises Gone, on a kept connection only."""
         usable = False
         try:
-            dialogue = await connection.send(sending.mail, sending.content)
+            dialogue = await connection.send(sending.mail, sending.content, partial(sending.answered, candidate))
             usable = dialogue.usable
         finally:
             if not usable:

@@ -32,6 +32,8 @@ def log_to(stream: TextIO, form: LogFormat) -> Emit:
     def emit(event: Event) -> None:
         facts = {name: _shown(value) for name, value in event.facts.items() if name not in _TOO_LONG}
         facts = {name: value for name, value in facts.items() if value not in ("", None)}
+        if event.what is Happening.ATTEMPT:
+            facts["recipients"] = len(event.facts["recipients"])
         if event.what is Happening.PLANNED:
             facts["to"] = ", ".join(
                 f"{copy['kind']} {copy['endpoint'] or copy['address']}" for copy in event.facts["deliveries"]

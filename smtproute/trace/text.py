@@ -51,12 +51,15 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             return ["; ".join(facts["verdicts"])]
         case Happening.ATTEMPT:
             standby = ", a backup" if facts["backup"] else ""
-            secured = f", {facts['tls']}" if facts["tls"] else ", plain text"
+            failed = f" FAILED: {facts['failed']}" if facts.get("failed") else ""
+            # One that failed without TLS may not have come to plain text either.
+            plain = ", plain text" if facts["downgrade"] or not failed else ""
+            secured = f", {facts['tls']}" if facts["tls"] else plain
             secured += f" ({facts['downgrade']})" if facts["downgrade"] else ""
-            sealed = f", sealed by {facts['sealed']}" if facts["sealed"] else ""
+            sealed = f", sealed by {facts['sealed']}" if facts["sealed"] and not failed else ""
             at = f" at {facts['ip']}" if facts["ip"] != facts["server"] else ""
             where = f"{facts['server']}{at} ({facts['source']}{standby})"
-            return [f"endpoint {facts['endpoint']}: {where}{secured}{sealed}", *said]
+            return [f"endpoint {facts['endpoint']}: {where}{secured}{sealed}{failed}", *said]
         case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED | Happening.WITHDRAWN:
             return _outcome(event)
         case Happening.ANSWERED:

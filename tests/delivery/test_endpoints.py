@@ -46,7 +46,11 @@ class Bench:
         return await self.endpoints.candidates(endpoint, domain)
 
     async def take(self, endpoint: Endpoint, domain: Domain = FAR) -> Choice:
-        """What a message is given that then goes nowhere."""
+        """What a message is given that waits for the probe of another once, and then goes nowhere."""
+        async with self.endpoints.chosen(endpoint, domain) as choice:
+            if choice.candidates or not choice.awaited:
+                return choice
+        await self.endpoints.probe_ended(endpoint)
         async with self.endpoints.chosen(endpoint, domain) as choice:
             return choice
 

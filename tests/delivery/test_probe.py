@@ -123,7 +123,7 @@ async def test_the_step_that_fails(zone: Zone, script: list[Rule], stage: Stage,
         probe = await one(upstream, Endpoint("there"), zone)
     assert not probe.ok
     assert (probe.answer.stage, probe.answer.how) == (stage, how)
-    assert str(probe) == f"mx.test (static, 127.0.0.1:{upstream.port}) {how}"
+    assert str(probe) == f"mx.test (static, 127.0.0.1:{upstream.port}) {probe.answer.told}"
     assert any(text.startswith("connected to mx.test") for text in texts(probe))
 
 

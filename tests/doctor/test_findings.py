@@ -27,6 +27,7 @@ ELSEWHERE = {
     "hosts-hides-dns": "a name server: tests/e2e/test_endpoints_command.py",
     "endpoint-unreachable": "servers: tests/e2e/test_endpoints_command.py",
     "server-unreachable": "servers: tests/e2e/test_endpoints_command.py",
+    "postmaster-refused": "servers: tests/e2e/test_endpoints_command.py",
     "certificate-expires": "servers: tests/e2e/test_endpoints_command.py",
 }
 """Names that no folder can have a finding of: what it takes, and where they are tested."""

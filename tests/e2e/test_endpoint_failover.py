@@ -114,6 +114,50 @@ async def test_the_error_says_what_was_tried_in_trace_log_and_dsn(lab: Lab) -> N
     assert f"    {error}\r\n" in dsn and "Status: 4.4.1\r\n" in dsn
 
 
+async def test_an_error_names_ten_addresses_of_a_kind_and_counts_the_others(lab: Lab) -> None:
+    six = ", ".join(f'"::{number:x}"' for number in range(1, 201))
+    lab.resolver = f'static = {{ "many.internal" = ["{NOBODY}", {six}] }}'
+    relay = await lab.application("many.internal:9", keys='family = "ipv4"', more=RETRY)
+    event = await lab.deferred(relay, "x@far.example")
+    first, *others = event.facts["detail"].split("; ")
+    assert first == f"no server took the message: many.internal (static, {NOBODY}:9) connection refused"
+    assert [each.endswith(" IPv6, and family = ipv4") for each in others[:-1]] == [True] * 10
+    assert others[-1] == "and 190 more"
+
+
+@pytest.mark.parametrize(("verb", "step"), [("CONNECT", "greeting"), ("STARTTLS", "starttls"), ("AUTH", "auth")])
+async def test_an_error_names_the_step_that_was_refused(lab: Lab, verb: str, step: str) -> None:
+    users, script = {"app": "secret"}, [on(verb, "535 5.7.8 Not you")]
+    far = await lab.upstream("a.internal", script, tls=certified("a.internal"), users=users)
+    lab.write("password", "secret").chmod(0o600)
+    keys = f'tls = "require"\nca_file = "{ca_file(lab.folder)}"\nusername = "app"\npassword_file = "password"'
+    relay = await lab.application(f"a.internal:{far.port}", keys=keys, more=RETRY)
+    event = await lab.deferred(relay, "x@far.example")
+    assert event.facts["detail"].endswith(f"(dns, 127.0.0.1:{far.port}) {step}: 535 5.7.8 Not you")
+    assert lab.journal.of(Happening.RESTING)[0].facts["why"] == f"{step}: 535 5.7.8 Not you"
+
+
+async def test_log_and_trace_of_an_attempt_say_how_it_failed(lab: Lab) -> None:
+    busy, good = await lab.upstream("b.internal", [on("MAIL", "451 4.3.0 no")]), await lab.upstream("c.internal")
+    lab.resolver = f'static = {{ "a.internal" = ["{NOBODY}"] }}'
+    relay = await lab.application(f"a.internal:{busy.port}", f"b.internal:{busy.port}", f"c.internal:{good.port}")
+    message = await lab.delivered(relay, "x@far.example", "y@far.example")
+    attempts = lab.journal.of(Happening.ATTEMPT, message)
+    log = io.StringIO()
+    for event in attempts:
+        log_to(log, LogFormat.JSON)(event)
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    failed = ["connection refused", "451 4.3.0 no", None]
+    assert [(each.get("failed"), each["recipients"]) for each in lines] == [(each, 2) for each in failed]
+    heads = [each[13:].split(None, 1)[1] for each in render(attempts, transcripts=False)[1:]]
+    assert heads == [
+        f"endpoint far: a.internal:{busy.port} at {NOBODY} (static) FAILED: connection refused",
+        f"endpoint far: b.internal:{busy.port} at 127.0.0.1 (dns), plain text"
+        " (the server does not offer STARTTLS) FAILED: 451 4.3.0 no",
+        f"endpoint far: c.internal:{good.port} at 127.0.0.1 (dns), plain text (the server does not offer STARTTLS)",
+    ]
+
+
 async def test_each_address_that_was_tried_is_an_attempt(lab: Lab) -> None:
     gone, busy = await lab.upstream("b.internal", [on("CONNECT", "554 5.3.2 no")]), await lab.upstream("c.internal")
     lab.zone.set("a.internal", "A", ["127.0.0.3"])
@@ -267,9 +311,10 @@ async def test_a_server_that_greets_and_then_says_nothing_costs_one_message_its_
     assert (first.connections, len(second.received)) == (2, 6)
 
 
-async def test_each_failure_prolongs_the_rest(lab: Lab) -> None:
+@pytest.mark.parametrize("rule", [on("CONNECT", BUSY), on("MAIL", Drop())])
+async def test_each_failure_prolongs_the_rest(lab: Lab, rule: Rule) -> None:
     clock = lab.turned()
-    first, second, relay = await pair(lab, on("CONNECT", BUSY))
+    first, second, relay = await pair(lab, rule)
     for number in range(1, 9):
         await lab.delivered(relay, "x@far.example")
         assert first.connections == number
@@ -327,7 +372,7 @@ async def test_where_all_rest_mail_is_put_off_without_a_connection(lab: Lab) -> 
     assert second.facts["reply"] == "451 4.4.1 No server took the message"
     assert second.facts["detail"] == (
         f"no server took the message: a.internal (dns, 127.0.0.1:{far.port})"
-        " rests for 1 s more after 1 failure: 421 4.3.2 closing"
+        " rests for 1 s more after 1 failure: greeting: 421 4.3.2 closing"
     )
     assert second.facts["retry_at"] == clock.now() + 60
     assert far.connections == 1

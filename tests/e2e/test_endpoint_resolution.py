@@ -68,7 +68,9 @@ async def test_the_addresses_of_a_name_are_tried_as_configured(
     assert tried(lab) == expected
     shown = {V4: f"far.example (dns, 127.0.0.1:{four.port})", V6: f"far.example (dns, [::1]:{four.port})"}
     for ip in records:
-        why = "421 4.3.2 Busy" if ip in expected else f"{'IPv4' if ip == V4 else 'IPv6'}, and family = {family}"
+        why = (
+            "greeting: 421 4.3.2 Busy" if ip in expected else f"{'IPv4' if ip == V4 else 'IPv6'}, and family = {family}"
+        )
         assert f"{shown[ip]} {why}" in event.facts["detail"]
 
 

@@ -232,6 +232,35 @@ async def test_one_line_for_each_address_tells_what_fails(lab: Lab) -> None:
     assert good.sessions[0].login == "relay" and good.received == []
 
 
+@pytest.mark.parametrize(
+    ("mode", "encrypted", "verdict"),
+    [
+        ('tls = "require"', True, "ok"),
+        ('tls = "require"\n    verify = false', True, "ok, TLS not verified"),
+        ('tls = "prefer"', True, "ok, TLS not verified"),
+        ('tls = "prefer"', False, "ok, plain text"),
+        ('tls = "never"', True, "ok, plain text"),
+    ],
+)
+async def test_the_summary_tells_how_safe_the_way_is(lab: Lab, mode: str, encrypted: bool, verdict: str) -> None:
+    server = await lab.upstream("a.internal", tls=certified("a.internal") if encrypted else None)
+    authority = f'\n    ca_file = "{ca_file(lab.folder)}"' if verdict == "ok" else ""
+    file = endpoint(lab, f'servers = ["a.internal:{server.port}"]\n    {mode}{authority}')
+    done = await run(file, "endpoints", "--probe")
+    assert done.status == 0 and words(done.lines[-1])[-1] == verdict
+
+
+async def test_who_is_tried_is_whom_the_first_route_names(lab: Lab) -> None:
+    server = await lab.upstream("a.internal", [on("RCPT", "550 5.1.1 Nobody", match="postmaster")])
+    routes = "".join(
+        f'[[route]]\nmatch = "{match}"\nendpoint = "gitlab"\n'
+        for match in ("*", "Incoming@gitlab.example", "*@gitlab.example")
+    )
+    file = endpoint(lab, f'servers = ["a.internal:{server.port}"]', routes)
+    done = await run(file, "endpoints", "--probe")
+    assert done.status == 0 and "to <Incoming@gitlab.example>: 250 2.1.5 Ok" in done.text
+
+
 async def test_transcripts_of_failures_or_of_all(lab: Lab) -> None:
     good = await secured(lab, "a.internal", "127.0.0.2", "a.internal")
     file = endpoint(lab, keys(lab, f"a.internal:{good.port}"))
@@ -273,7 +302,7 @@ async def test_the_mailboxes_server_knows_the_mailboxes(lab: Lab) -> None:
         lmtp = f"dovecot.internal:{running.lmtp}"
         file = lab.config(f'[docker_mailserver]\nconfig = "dms"\n[accounts]\nstore = "lmtp"\nlmtp = "{lmtp}"\n')
         done = await run(file, "endpoints", "--probe")
-        assert done.lines[-1].endswith("ok") and "to <anna@example.org>: 250 2.1.5 OK" in done.text
+        assert done.lines[-1].endswith("ok, plain text") and "to <anna@example.org>: 250 2.1.5 OK" in done.text
         done = await run(file, "endpoints", "--probe", "--to", "nobody@example.org")
         assert "rcpt FAILED: 550 5.1.1" in done.lines[-1] and done.status == 2
 
@@ -292,6 +321,57 @@ async def test_an_endpoint_that_nobody_answers_is_one_error(lab: Lab) -> None:
         f" gone.internal: NXDOMAIN from {lab.zone.address}. [endpoint-unreachable]"
     ) in done.lines
     assert "    instead: smtproute endpoints gitlab --probe" in done.lines
+
+
+async def test_a_server_that_refuses_postmaster_alone_is_reached(lab: Lab) -> None:
+    """As GitLab's, which knows its projects' addresses only."""
+    server = await lab.upstream("a.internal", [on("RCPT", "550 5.1.1 Nobody")])
+    keys = f'servers = ["a.internal:{server.port}", "b.internal:{server.port}"]'
+    file = endpoint(lab, keys, '[[route]]\nmatch = "*@gitlab.example"\nendpoint = "gitlab"\n')
+    done = await run(file, "check", "--connect")
+    assert done.status == 1 and done.names() == ["server-unreachable", "postmaster-refused"]
+    assert (
+        "warning: endpoint.gitlab: It takes connections, and refuses RCPT TO:<postmaster@gitlab.example>:"
+        f" a.internal (dns, 127.0.0.1:{server.port}) 550 5.1.1 Nobody: RFC 5321 4.5.1 wants that taken."
+        " Try an address that it has. [postmaster-refused]"
+    ) in done.lines
+    assert "    instead: smtproute endpoints gitlab --probe --to ADDRESS" in done.lines
+
+
+@pytest.mark.parametrize(
+    ("match", "reply"), [("*@gitlab.example", "450 4.2.0 Later"), ("anna@gitlab.example", "550 5.1.1 Nobody")]
+)
+async def test_any_other_refusal_of_a_recipient_is_an_error(lab: Lab, match: str, reply: str) -> None:
+    server = await lab.upstream("a.internal", [on("RCPT", reply)])
+    route = f'[[route]]\nmatch = "{match}"\nendpoint = "gitlab"\n'
+    done = await run(endpoint(lab, f'servers = ["a.internal:{server.port}"]', route), "check", "--connect")
+    assert done.status == 2 and done.names() == ["endpoint-unreachable"]
+
+
+GOES_ON = "a running relay goes on with its last good answer, where it has one, for up to 1.5h (resolver.stale)"
+
+
+@pytest.mark.parametrize("discover", ["a", "mx"])
+@pytest.mark.parametrize(
+    ("fault", "stale", "said"),
+    [(Fault.SERVFAIL, "90m", True), (Fault.REFUSED, "90m", True), (Fault.SERVFAIL, "0s", False), (None, "90m", False)],
+)
+async def test_while_dns_fails_a_running_relay_goes_on(
+    lab: Lab, discover: str, fault: Fault | None, stale: str, said: bool
+) -> None:
+    lab.resolver = f'stale = "{stale}"\n'
+    if fault is not None:
+        lab.zone.set("a.internal", "ANY", fault)
+    route = '[[route]]\nmatch = "*@gitlab.example"\nendpoint = "gitlab"\n'
+    file = endpoint(lab, f'servers = ["a.internal"]\n    discover = "{discover}"', route)
+    listed, probed = await run(file, "endpoints"), await run(file, "endpoints", "--probe")
+    assert (f"note: {GOES_ON}" in listed.lines) == (f"note: {GOES_ON}" in probed.lines) == said
+    as_json = await run(file, "endpoints", "--json")
+    assert len(as_json.objects()) == 1 and (f"note: {GOES_ON}" in as_json.error) == said
+    explained = await run(file, "explain", "anna@gitlab.example")
+    assert (f"  note: {GOES_ON}" in explained.lines) == said
+    checked = await run(file, "check", "--connect")
+    assert checked.names() == ["endpoint-unreachable"] and (f" Where DNS fails, {GOES_ON}. [" in checked.text) == said
 
 
 async def test_a_server_among_others_is_a_warning(lab: Lab) -> None:

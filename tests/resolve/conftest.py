@@ -23,10 +23,18 @@ def clock() -> TurnedClock:
 def resolver(clock: TurnedClock, tmp_path: Path) -> Callable[..., Resolver]:
     """Makes a resolver that asks these servers; without a hosts file and the machine's resolv.conf unless given."""
 
-    def make(*servers: str, resolv_conf: str = "", attempt: float = 5.0, total: float = 10.0, **more: Any) -> Resolver:
+    def make(
+        *servers: str,
+        resolv_conf: str = "",
+        attempt: float = 5.0,
+        total: float = 10.0,
+        patience: float = 1.8,
+        **more: Any,
+    ) -> Resolver:
         more.setdefault("hosts_file", str(tmp_path / "absent"))
         settings = Settings(servers=servers, **more)
         resolv_conf = resolv_conf or str(tmp_path / "absent")
-        return Resolver(settings, World(clock=clock), resolv_conf=resolv_conf, attempt=attempt, total=total)
+        world = World(clock=clock)
+        return Resolver(settings, world, resolv_conf=resolv_conf, attempt=attempt, total=total, patience=patience)
 
     return make

@@ -21,7 +21,7 @@ class Source:
         self._failing = failing
         self._spare = spare
 
-    async def fetch(self, name: str) -> Kept[int]:
+    async def fetch(self, name: str, fresh: bool) -> Kept[int]:
         self.asked.append(name)
         number = len(self.asked)
         self.arrived.set()
@@ -45,7 +45,7 @@ async def test_a_hundred_who_ask_at_once_ask_once(clock):
 async def test_names_do_not_wait_for_each_other(clock):
     slow, quick = Source(clock), Source(clock)
     quick.allowed.set()
-    cache = Cache(clock, lambda name: (slow if name == "slow" else quick).fetch(name))
+    cache = Cache(clock, lambda name, fresh: (slow if name == "slow" else quick).fetch(name, fresh))
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(cache.get("slow"))
         await slow.arrived.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from contextlib import asynccontextmanager
 
 import dns.flags
@@ -12,7 +13,7 @@ import dns.rrset
 import pytest
 
 from smtproute.core.choice import Resolution
-from smtproute.resolve.nameservers import NameServer, NameServers, system_servers
+from smtproute.resolve.nameservers import AT_ONCE, NameServer, NameServers, system_servers
 from smtproute.testing.zone import Fault, Zone
 
 
@@ -138,7 +139,43 @@ async def test_a_closed_port_is_refused_at_once():
         address = zone.address
     answer = await ask([address], attempt=60.0, total=60.0)
     assert (answer.status, answer.asked) == (Resolution.REFUSED, address)
-    assert answer.reason == "Connection refused"
+    assert answer.reason == "no name server there: connection refused"
+
+
+async def test_a_lack_of_our_own_is_no_refusal_of_the_server():
+    async with Zone({"a.example": {"A": ["10.0.0.1"]}}) as zone:
+        asking = NameServers([NameServer.parse(zone.address)], attempt=60.0, total=60.0)
+        assert (await asking.ask("a.example", dns.rdatatype.A)).status is Resolution.OK
+        was = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, was[1]))
+        try:
+            answer = await asking.ask("a.example", dns.rdatatype.A)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, was)
+    assert str(answer) == f"SERVFAIL from {zone.address} (not asked: too many open files (here))"
+
+
+async def test_so_many_questions_are_asked_at_once():
+    """The next one waits for a place as long as it may take."""
+    async with Zone({"a.example": Fault.TIMEOUT, "b.example": {"A": ["10.0.0.1"]}}) as zone:
+        asking = NameServers([NameServer.parse(zone.address)], attempt=60.0, total=60.0)
+        async with asyncio.TaskGroup() as tasks:
+            silent = [tasks.create_task(asking.ask("a.example", dns.rdatatype.A)) for _ in range(AT_ONCE)]
+            while len(zone.queries) < AT_ONCE:
+                await asyncio.sleep(0)
+            full = await asking.ask("b.example", dns.rdatatype.A, within=0.1)
+            silent[0].cancel()
+            free = await asking.ask("b.example", dns.rdatatype.A)
+            for each in silent:
+                each.cancel()
+    assert (full.status, free.status) == (Resolution.TIMEOUT, Resolution.OK)
+
+
+async def test_who_has_little_time_divides_it_among_the_servers():
+    async with Zone({"a.example": Fault.TIMEOUT}) as dead, Zone({"a.example": {"A": ["10.0.0.1"]}}) as good:
+        servers = NameServers([NameServer.parse(each.address) for each in (dead, good)], attempt=60.0, total=60.0)
+        answer = await servers.ask("a.example", dns.rdatatype.A, within=0.5)
+    assert answer.status is Resolution.OK
 
 
 async def test_where_all_fail_the_last_counts_and_the_others_are_told():

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtproute.core.choice import Exchange, LookupFailed, Resolution
+from smtproute.core.choice import FAILED, Exchange, LookupFailed, Resolution
 from smtproute.resolve.lastgood import LastGood
-from smtproute.resolve.nameservers import FAILED, Answer
+from smtproute.resolve.nameservers import Answer
 from smtproute.testing.clock import TurnedClock
 from smtproute.testing.zone import Fault, Zone
 
@@ -65,7 +65,7 @@ async def test_dns_is_asked_again_after_a_short_while_and_its_answer_counts_at_o
         assert (await asking.addresses("a.example")).stale
         dns_.set("a.example", "ANY", [])
         dns_.queries.clear()
-        await clock.advance(4)
+        await clock.advance(29)
         assert (await asking.addresses("a.example")).stale
         assert dns_.queries == []
         await clock.advance(1)
@@ -130,13 +130,50 @@ async def test_who_comes_while_a_silent_server_is_asked_again_has_the_stale_answ
         dns_.set("a.example", "ANY", Fault.TIMEOUT)
         await clock.advance(60)
         assert (await asking.addresses("a.example")).stale
-        await clock.advance(5)
+        await clock.advance(30)
         async with asyncio.TaskGroup() as tasks:
             again = tasks.create_task(asking.addresses("a.example"))
             await asyncio.sleep(0)
             others = [await asking.addresses("a.example") for _ in range(10)]
             assert not again.done()
         assert all(each.stale for each in (again.result(), *others))
+
+
+@pytest.mark.parametrize("ask", ["addresses", "exchanges", "txt"])
+async def test_with_a_stale_answer_at_hand_nobody_waits_long_for_a_silent_server(resolver, clock, ask):
+    """AAAA, of which there never was a record, holds up nobody either."""
+    async with Zone({"a.example": {**NAMES["a.example"], "AAAA": []}}) as dns_:
+        asking = getattr(resolver(dns_.address, attempt=60.0, total=60.0, patience=0.1), ask)
+        good = await asking("a.example")
+        dns_.set("a.example", "ANY", Fault.TIMEOUT)
+        await clock.advance(60)
+        async with asyncio.timeout(30):
+            answer = await asking("a.example")
+    if ask == "txt":
+        assert answer == good
+    else:
+        assert answer.stale == f"timeout from {dns_.address}"
+
+
+@pytest.mark.parametrize("stale", [3600.0, 0.0])
+async def test_a_fresh_question_takes_the_whole_time_and_holds_nobody_up(resolver, clock, stale):
+    async with zone() as dns_:
+        asking = resolver(dns_.address, attempt=0.5, patience=0.01, stale=stale)
+        await asking.addresses("a.example")
+        dns_.set("a.example", "ANY", Fault.TIMEOUT)
+        dns_.queries.clear()
+        await clock.advance(60)
+        async with asyncio.TaskGroup() as tasks:
+            fresh = tasks.create_task(asking.addresses("a.example", fresh=True))
+            while not dns_.queries:
+                await asyncio.sleep(0)
+            meanwhile = tasks.create_task(asking.addresses("a.example"))
+            if stale:
+                assert (await meanwhile).stale
+                assert not fresh.done()
+            dns_.set("a.example", "ANY", [])
+        assert fresh.result().status is Resolution.NODATA
+        assert (await asking.addresses("a.example")).status is Resolution.NODATA
 
 
 def test_the_oldest_is_dropped_beyond_the_size(clock):

@@ -366,13 +366,30 @@ async def test_a_kept_connection_that_ends_before_mail_was_answered_is_gone(
     assert gone.value.transcript[0].text == "connection reused (transaction 2)"
 
 
-async def test_a_kept_connection_that_is_silent_at_mail_is_an_answer() -> None:
-    """It may be alive: only a dead one is worth a new connection at once."""
+async def test_a_kept_connection_that_is_silent_at_mail_is_gone_before_the_deadline_of_mail() -> None:
     script = (on("MAIL", "250 2.1.0 Ok", times=1), on("MAIL", Hang()))
-    async with connected(*script, timeouts=Timeouts(mail=0.05)) as (connection, _):
+    async with connected(*script, timeouts=Timeouts(patience=0.05)) as (connection, _):
         await connection.send(mail(), CONTENT)
-        dialogue = await connection.send(mail(), CONTENT)
-    assert dialogue.answers == (Answer(Stage.MAIL, None, "no answer within 0.05 s"),)
+        with pytest.raises(Gone) as gone:
+            await connection.send(mail(), CONTENT)
+    assert gone.value.transcript[-1].text == "no answer within 0.05 s"
+
+
+@pipelined_or_not
+async def test_a_server_is_well_once_it_has_answered_mail(extensions: Sequence[str]) -> None:
+    heard = asyncio.Event()
+    script = [on("CONTENT", Hang())]
+    async with connected(*script, extensions=extensions) as (connection, _), asyncio.TaskGroup() as group:
+        sending = group.create_task(connection.send(mail(), CONTENT, heard.set))
+        await heard.wait()
+        sending.cancel()
+
+
+async def test_a_server_that_refuses_mail_with_421_is_not_well() -> None:
+    heard = asyncio.Event()
+    async with connected(on("MAIL", "421 4.3.2 Busy")) as (connection, _):
+        await connection.send(mail(), CONTENT, heard.set)
+    assert not heard.is_set()
 
 
 async def test_a_kept_connection_whose_rset_is_refused_is_gone() -> None:

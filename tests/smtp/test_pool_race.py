@@ -293,6 +293,36 @@ async def test_a_winner_that_fails_later_makes_way(verb: str, stage: Stage, refu
     ]
 
 
+@pytest.mark.parametrize(("verb", "stage"), [("EHLO", Stage.EHLO), ("STARTTLS", Stage.STARTTLS), ("AUTH", Stage.AUTH)])
+async def test_a_winner_that_is_silent_then_makes_way_soon_where_another_is_left(verb: str, stage: Stage) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("mx.test").configure_cert(context)
+    endpoint = replace(PLAIN, tls=EndpointTls.REQUIRE, verify=False, username="app", password="secret")
+    users = {"app": "secret"}
+    async with Upstream([on(verb, Mute())], tls=context, users=users) as first:
+        async with Upstream(tls=context, users=users) as second:
+            timeouts = replace(PATIENT, patience=0.2)
+            sent = await send(timeouts, at(first.port), at(second.port, backup=True), endpoint=endpoint)
+        await first.quiet()
+    assert sent.candidate == at(second.port, backup=True)
+    assert failures(sent) == [(at(first.port), stage, "no answer within 0.2 s")]
+
+
+async def test_the_last_that_is_left_has_its_whole_time(refused: int) -> None:
+    async with Upstream([on("EHLO", Wait(0.2)), on("MAIL", Wait(0.2))]) as last:
+        sent = await send(replace(PATIENT, patience=0.05), at(refused), at(last.port))
+    assert (sent.candidate, sent.dialogue.answers) == (at(last.port), TAKEN)
+
+
+async def test_a_kept_connection_that_is_silent_makes_way_to_a_new_one() -> None:
+    pool = Pool("relay.test", World(), replace(PATIENT, patience=0.1))
+    async with Upstream([on("MAIL", "250 2.1.0 Ok", times=1), on("MAIL", Mute(), times=1)]) as only:
+        for _ in range(2):
+            assert (await pool.send(PLAIN, [at(only.port)], MAIL, CONTENT, 0.0)).dialogue.answers == TAKEN
+        assert [received.connection for received in only.received] == [1, 2]
+        await pool.close()
+
+
 async def test_the_plain_text_after_tls_that_failed_belongs_to_the_same_candidate() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     async with Upstream([on("STARTTLS", "454 4.7.0 No")], tls=context) as first, Upstream() as second:
