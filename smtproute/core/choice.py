@@ -248,9 +248,7 @@ def order(
         return Choice(ranked, candidates, tuple(passed))
     # One that rested and stands behind a healthy one is tried by whoever comes so far: that one has failed meanwhile.
     probes = tuple(takewhile(lambda candidate: candidate.spot in rests, candidates))
-    awaited = any(
-        rest.probed for each in passed if (rest := rests.get(each.candidate.spot)) is not None
-    )
+    awaited = any(rest.probed for each in passed if (rest := rests.get(each.candidate.spot)) is not None)
     return Choice(ranked, candidates, tuple(passed), probes=probes, awaited=awaited)
 
 
