@@ -351,17 +351,15 @@ async def test_any_other_refusal_of_a_recipient_is_an_error(lab: Lab, match: str
 GOES_ON = "a running relay goes on with its last good answer, where it has one, for up to 1.5h (resolver.stale)"
 
 
-@pytest.mark.parametrize("discover", ["a", "mx"])
 @pytest.mark.parametrize(
-    ("fault", "stale", "said"),
-    [(Fault.SERVFAIL, "90m", True), (Fault.REFUSED, "90m", True), (Fault.SERVFAIL, "0s", False), (None, "90m", False)],
+    ("discover", "fault", "stale", "said"),
+    [("a", Fault.SERVFAIL, "90m", True), ("mx", Fault.REFUSED, "90m", True), ("a", Fault.SERVFAIL, "0s", False)],
 )
 async def test_while_dns_fails_a_running_relay_goes_on(
-    lab: Lab, discover: str, fault: Fault | None, stale: str, said: bool
+    lab: Lab, discover: str, fault: Fault, stale: str, said: bool
 ) -> None:
     lab.resolver = f'stale = "{stale}"\n'
-    if fault is not None:
-        lab.zone.set("a.internal", "ANY", fault)
+    lab.zone.set("a.internal", "ANY", fault)
     route = '[[route]]\nmatch = "*@gitlab.example"\nendpoint = "gitlab"\n'
     file = endpoint(lab, f'servers = ["a.internal"]\n    discover = "{discover}"', route)
     listed, probed = await run(file, "endpoints"), await run(file, "endpoints", "--probe")
