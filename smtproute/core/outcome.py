@@ -114,7 +114,7 @@ def judge(answer: Answer) -> Judgement:
         case Stage.RESOLVE | Stage.CONNECT | Stage.GREETING | Stage.EHLO | Stage.STARTTLS | Stage.AUTH:
             return Judgement.NEXT_SERVER
         case Stage.MAIL | Stage.RCPT | Stage.DATA | Stage.CONTENT:
-            if answer.stage is Stage.CONTENT and 200 <= reply.code < 300:
+            if answer.stage is Stage.CONTENT and reply.completed:
                 return Judgement.ACCEPTED
             if not reply.permanent or (answer.stage is Stage.MAIL and reply.code == 530):
                 return Judgement.NEXT_SERVER

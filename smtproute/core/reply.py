@@ -24,6 +24,11 @@ class Reply:
         return self.code < 400
 
     @property
+    def completed(self) -> bool:
+        """2yz: what was asked is done."""
+        return 200 <= self.code < 300
+
+    @property
     def temporary(self) -> bool:
         """4yz: the same command may succeed later."""
         return 400 <= self.code < 500

@@ -169,4 +169,4 @@ def _context(endpoint: Endpoint) -> ssl.SSLContext | TlsFault | None:
 
 
 def _yes(answer: Answer) -> bool:
-    return answer.reply is not None and 200 <= answer.reply.code < 300
+    return answer.reply is not None and answer.reply.completed

@@ -269,12 +269,12 @@ class _Transaction:
             self._channel.say(*(("RSET",) if reset else ()), self._mail, *self._rcpts, "DATA")
         if reset:
             reply = await self._ask("RSET", mail)
-            if not _done(reply):
+            if not reply.completed:
                 raise Broken(f"RSET was refused ({reply})")
         reply = await self._ask(self._mail, mail)
         self._heard = True
         self._answered()
-        self.begun = _done(reply)
+        self.begun = reply.completed
         if not self.begun:
             self._settle(Answer(Stage.MAIL, reply))
             if not self._pipelining:
@@ -283,7 +283,7 @@ class _Transaction:
         taken = []
         for number, command in enumerate(self._rcpts):
             reply = await self._ask(command, self._timeouts.rcpt)
-            if _done(reply):
+            if reply.completed:
                 taken.append(number)
             elif self._answers[number] is None:
                 self._answers[number] = Answer(Stage.RCPT, reply)
@@ -323,7 +323,7 @@ class _Transaction:
             return  # many a server hangs up after a refusal, and that is no doubt
         if reply.code == 354:
             self._astray(ASTRAY)
-        self.begun = not _done(reply)
+        self.begun = not reply.completed
 
     def _astray(self, why: str) -> NoReturn:
         """Each reply may have been meant for the command before, so none of them settles anything. Raises Broken."""
@@ -363,7 +363,7 @@ class _Transaction:
                     self._answers[number] = Answer(Stage.CONTENT, reply)
                 if reply.code == 421:
                     raise Said(reply)
-                refused = refused or not _done(reply)
+                refused = refused or not reply.completed
         if large and refused:
             # It may have answered early, with content of ours still on its way: the two could be out of step.
             self._channel.fail("connection given up after the refusal")
@@ -371,11 +371,6 @@ class _Transaction:
     def _settle(self, answer: Answer) -> None:
         """For every recipient that has no answer yet."""
         self._answers = [settled or answer for settled in self._answers]
-
-
-def _done(reply: Reply) -> bool:
-    """2yz."""
-    return 200 <= reply.code < 300
 
 
 def _our(code: int, enhanced: str, why: str) -> Answer:

@@ -163,7 +163,7 @@ class Opening:
                 await self._secure()
             self._stage = Stage.GREETING
             self.learnt.greeting = await self.channel.reply(self.terms.timeouts.greeting)
-            if not _done(self.learnt.greeting):
+            if not self.learnt.greeting.completed:
                 raise Said(self.learnt.greeting)
 
     async def enter(self) -> None:
@@ -241,11 +241,11 @@ class Opening:
         if reply.permanent and not self.terms.lmtp:
             channel.say(f"HELO {helo}")
             reply = await channel.reply(seconds)
-        elif _done(reply):
+        elif reply.completed:
             for line in reply.text.split("\n")[1:]:
                 keyword, _, parameters = line.partition(" ")
                 self.learnt.extensions[keyword.upper()] = parameters
-        if not _done(reply):
+        if not reply.completed:
             raise Said(reply)
 
     async def _starttls(self) -> None:
@@ -313,16 +313,11 @@ class Opening:
                 reply = await self.channel.reply(self.terms.timeouts.ehlo)
         if reply.code == 334:
             raise Broken("not logged in: the server asks for more than username and password")
-        if not _done(reply):
+        if not reply.completed:
             raise Said(reply)
 
     def _note(self, text: str) -> None:
         self.transcript.append(Line(Arrow.NOTE, self._world.clock.now(), text))
-
-
-def _done(reply: Reply) -> bool:
-    """2yz."""
-    return 200 <= reply.code < 300
 
 
 def _base64(octets: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -32,12 +32,6 @@ LONG = 3600.0
 PATIENT = Timeouts(next_connect=LONG, next_server=LONG, next_backup=LONG, next_greeting=LONG, backup_greeting=LONG)
 """No address is tried beside another: only what has failed makes way."""
 SILENT = on("CONNECT", Mute())
-
-
-@pytest.fixture(autouse=True)
-async def bounded() -> AsyncIterator[None]:
-    async with asyncio.timeout(30):
-        yield
 
 
 @pytest.fixture
