@@ -112,7 +112,7 @@ class Prober:
         if isinstance(context, TlsFault):
             note = Line(Arrow.NOTE, now, str(context))
             return Probe(hop, now, Answer(Stage.STARTTLS, None, str(context)), Learnt(), transcript=(note,))
-        opening = self._opening(hop, context, _credentials(trial.endpoint))
+        opening = self._opening(hop, context, Credentials.of(trial.endpoint))
         try:
             await _open(opening)
         except Unreachable as failed:
@@ -155,10 +155,6 @@ async def _open(opening: Opening) -> None:
     await opening.connect()
     await opening.greet()
     await opening.enter()
-
-
-def _credentials(endpoint: Endpoint) -> Credentials | None:
-    return Credentials(endpoint.username, endpoint.password.encode()) if endpoint.username else None
 
 
 def _context(endpoint: Endpoint) -> ssl.SSLContext | TlsFault | None:

@@ -319,7 +319,7 @@ class Pool:
             self._contexts[settings],
             self._helo,
             endpoint.tls_name,
-            Credentials(endpoint.username, endpoint.password.encode()) if endpoint.username else None,
+            Credentials.of(endpoint),
             endpoint.lmtp,
             self._timeouts,
         )

@@ -9,9 +9,10 @@ import binascii
 from base64 import b64encode
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, assert_never
+from typing import Protocol, Self, assert_never
 
 from smtproute.core.reply import Reply
+from smtproute.core.settings import Endpoint
 
 __all__ = ["Credentials", "Exchange", "Mechanism", "SaslError", "challenge", "decoded", "exchange"]
 
@@ -41,6 +42,11 @@ class Credentials:
     name: str
     """What a client sent that was no UTF-8 is escaped with backslashes."""
     password: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> Self | None:
+        """What we log in with at an endpoint; None where we do not."""
+        return cls(endpoint.username, endpoint.password.encode()) if endpoint.username else None
 
 
 class Exchange(Protocol):
