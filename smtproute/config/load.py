@@ -44,8 +44,8 @@ from smtproute.core.seals import keyless
 from smtproute.core.settings import (
     Accounts,
     Arc,
-    ArcKey,
     AuthInClear,
+    DomainKey,
     Limits,
     Listener,
     ListenerTls,
@@ -424,7 +424,7 @@ def _arc(document: Document, root: Root, lists: ReadFolder) -> Arc:
     keys = {}
     for domain, table in root.arc.keys.items():
         file = document.file(("arc", "keys", domain.text, "file"), table.file)
-        keys[domain.key] = ArcKey(domain, table.selector, str(file))
+        keys[domain.key] = DomainKey(domain, table.selector, str(file))
     if not keys and lists.arc.keys:
         return _folder_arc(document, root, lists.arc)
     sign = root.arc.sign or Sign(SignBy.RECIPIENT if keys else SignBy.OFF)

@@ -520,14 +520,14 @@ class ResolverTable(Table):
     stale: Duration = _RESOLVER.stale
 
 
-class ArcKeyTable(Table):
+class KeyTable(Table):
     selector: Annotated[str, PlainValidator(_selector)]
     file: Path
 
 
 class ArcTable(Table):
     sign: Annotated[Sign, PlainValidator(_sign)] | None = None
-    keys: dict[Annotated[Domain, PlainValidator(_domain)], ArcKeyTable] = {}
+    keys: dict[Annotated[Domain, PlainValidator(_domain)], KeyTable] = {}
 
 
 class QueueTable(Table):

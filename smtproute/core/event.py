@@ -26,6 +26,8 @@ class Happening(StrEnum):
     FAILED = "failed"
     UNSEALED = "unsealed"
     """A copy that should have been sealed left without a seal, and why."""
+    UNSIGNED = "unsigned"
+    """A copy that should have been signed (DKIM) left without a signature, and why."""
     BOUNCED = "bounced"
     """A DSN was queued, or why none was."""
     HELD = "held"

@@ -54,6 +54,8 @@ class Delivery:
     """The route says `mode = "hold"`: it waits in the queue until an operator releases it."""
     deliberate: bool = False
     """The route says `mode = "bounce"`: RCPT accepts it all the same."""
+    junk: bool = False
+    """It goes into the mailbox's Junk folder: the domain of its author asks for quarantine (DMARC)."""
 
     @property
     def place(self) -> str:

@@ -9,7 +9,7 @@ from typing import assert_never
 from smtproute.core.address import Domain
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Delivery
-from smtproute.core.settings import Arc, ArcKey, Kind, Settings, SignBy
+from smtproute.core.settings import Arc, DomainKey, Kind, Settings, SignBy
 
 __all__ = ["Seal", "excluded", "keyless", "plan_seal"]
 
@@ -18,7 +18,7 @@ __all__ = ["Seal", "excluded", "keyless", "plan_seal"]
 class Seal:
     """`key` seals the copy; without one, `reason` says why it goes unsealed, and `wanted` whether it should not."""
 
-    key: ArcKey | None = None
+    key: DomainKey | None = None
     wanted: bool = False
     reason: str = ""
 
@@ -89,7 +89,7 @@ def keyless(arc: Arc, local_domains: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _key(arc: Arc, domain: Domain) -> ArcKey | None:
+def _key(arc: Arc, domain: Domain) -> DomainKey | None:
     """The key that seals in this domain's name, or for it in that of its nearest parent."""
     key = arc.keys.get(domain.key)
     rest = domain.key
@@ -99,7 +99,7 @@ def _key(arc: Arc, domain: Domain) -> ArcKey | None:
     return key
 
 
-def _mismatch(arc: Arc, envelope: Envelope, author: Domain | None, key: ArcKey) -> str:
+def _mismatch(arc: Arc, envelope: Envelope, author: Domain | None, key: DomainKey) -> str:
     """Why a login or an author keeps the seal off; empty where neither does."""
     login, sender = envelope.client.login, envelope.reverse_path
     if login is not None and not arc.username_mismatch and not _same(arc, login.domain, key.domain):

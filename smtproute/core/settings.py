@@ -17,11 +17,13 @@ from smtproute.core.reply import Refusal
 __all__ = [
     "Accounts",
     "Arc",
-    "ArcKey",
     "AuthInClear",
+    "Authentication",
     "Balance",
     "BareNewline",
     "Discover",
+    "Dkim",
+    "DomainKey",
     "Endpoint",
     "EndpointTls",
     "Family",
@@ -34,6 +36,7 @@ __all__ = [
     "Mode",
     "Network",
     "OverQuota",
+    "Policy",
     "Queue",
     "ReplyAfter",
     "Resolver",
@@ -42,6 +45,7 @@ __all__ = [
     "Settings",
     "SignBy",
     "Source",
+    "Srs",
     "Store",
     "Trace",
 ]
@@ -174,6 +178,15 @@ class SignBy(StrEnum):
     OFF = "off"
 
 
+class Policy(StrEnum):
+    """What becomes of mail that the domain of its author disowns (DMARC)."""
+
+    OBSERVE = "observe"
+    """Its verdicts are recorded, and it goes where it would."""
+    ENFORCE = "enforce"
+    """It is refused at DATA, or set aside, as that domain asks."""
+
+
 class LogFormat(StrEnum):
     CONSOLE = "console"
     JSON = "json"
@@ -277,7 +290,9 @@ class Resolver:
 
 
 @dataclass(frozen=True, slots=True)
-class ArcKey:
+class DomainKey:
+    """What a domain signs or seals with: the private key in `file`, its public half at `<selector>._domainkey.`"""
+
     domain: Domain
     selector: str
     file: str
@@ -288,8 +303,10 @@ class Arc:
     sign: SignBy = SignBy.OFF
     domain: Domain | None = None
     """With `SignBy.DOMAIN`."""
-    keys: Mapping[str, ArcKey] = field(default_factory=dict)
+    keys: Mapping[str, DomainKey] = field(default_factory=dict)
     """By Domain.key."""
+    others: tuple[DomainKey, ...] = ()
+    """Keys of a rotation, before or after: loaded and checked like `keys`, they seal nothing."""
     inbound: bool = True
     """Whether mail of strangers is sealed. This and what follows are the options of rspamd's arc.conf."""
     local: bool = False
@@ -309,6 +326,59 @@ class Arc:
     def by_author(self) -> bool:
         """Whether the header From has a say in what is sealed."""
         return self.sign is SignBy.SENDER or not self.author_mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Dkim:
+    """DKIM signing (RFC 6376) of what our own people send."""
+
+    keys: Mapping[str, tuple[DomainKey, ...]] = field(default_factory=dict)
+    """By Domain.key: every one of them signs, an RSA key and an Ed25519 key side by side (RFC 8463 3)."""
+    local: bool = True
+    """Whether mail of trusted clients is signed. This and what follows are options of rspamd's dkim_signing.conf."""
+    authenticated: bool = True
+    """Whether mail of those who have logged in is signed."""
+    parents: bool = False
+    """Whether a domain without a key is signed for by its nearest parent that has one (use_esld)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Srs:
+    """The Sender Rewriting Scheme, as postsrsd(8) does it."""
+
+    domain: Domain | None = None
+    """Where rewritten senders are; None: nothing is rewritten."""
+    secret_file: str = ""
+    """A secret a line. Without it (docker-mailserver's SRS_SECRET) `secrets` are all there is."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """The first signs, all of them verify. Empty until `app` has read or made `secret_file`."""
+    exclude: tuple[str, ...] = ()
+    """Domains whose senders are left alone, in lower case; `.example.org` stands for what is below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """What is judged about mail of inbound listeners, and what follows from it."""
+
+    spf: bool = True
+    dkim: bool = True
+    dmarc: bool = True
+    arc: bool = True
+    policy: Policy = Policy.OBSERVE
+    trusted_sealers: tuple[Domain, ...] = ()
+    """Whose seals (ARC) may vouch for mail that fails DMARC."""
+    timeout: float = 10.0
+    """Seconds that all look-ups for one message may take together."""
+    lookups: int = 200
+    """DNS questions that one message may cause."""
+    signatures: int = 20
+    """DKIM signatures of one message that are verified."""
+    signature_size: int = 16 * 1024
+    """Octets of one DKIM-Signature, ARC-Seal or ARC-Message-Signature; a real one has about one thousand."""
+    header_size: int = 512 * 1024
+    """Octets of a header section that is looked into."""
+    header_lines: int = 10_000
+    """Lines of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +434,9 @@ class Settings:
     accounts: Accounts
     resolver: Resolver = Resolver()
     arc: Arc = Arc()
+    dkim: Dkim = Dkim()
+    srs: Srs = Srs()
+    authentication: Authentication = Authentication()
     queue: Queue = Queue()
     limits: Limits = Limits()
     trace: Trace = Trace()

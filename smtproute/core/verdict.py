@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-__all__ = ["Verdict", "results"]
+__all__ = ["Disposition", "Judged", "Verdict", "results"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,22 @@ class Verdict:
 def results(authserv_id: str, verdicts: Sequence[Verdict]) -> str:
     """The value of an Authentication-Results field (RFC 8601 2.2): authserv-id and what was found, or `none`."""
     return "; ".join([authserv_id, *(str(verdict) for verdict in verdicts)] if verdicts else [authserv_id, "none"])
+
+
+class Disposition(StrEnum):
+    """What the domain of the author asks of mail that it disowns (RFC 7489 6.3), and what is done with it."""
+
+    NONE = "none"
+    QUARANTINE = "quarantine"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Everything that was found about a message, and what follows."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    disposition: Disposition = Disposition.NONE
+    """What is done with it: policy, `pct` and trusted seals have been asked."""
+    reason: str = ""
+    """Why, in words, where it is refused or set aside, or would have been."""

@@ -11,7 +11,7 @@ from email.utils import getaddresses
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.message import Edit, apply, fields
 from smtproute.core.seals import Seal
-from smtproute.core.settings import ArcKey
+from smtproute.core.settings import DomainKey
 from smtproute.mailauth import arc
 from smtproute.mailauth.keys import SigningKey
 from smtproute.mailauth.results import field as results_field
@@ -30,7 +30,7 @@ class Copy:
 
     content: bytes
     edit: Edit
-    sealed: ArcKey | None
+    sealed: DomainKey | None
     unsealed: str = ""
 
 

@@ -14,7 +14,7 @@ from smtproute.config import files
 from smtproute.core.address import Domain
 from smtproute.core.docker_mailserver import KeyFile
 from smtproute.core.finding import Finding, error, warning
-from smtproute.core.settings import ArcKey, SignBy
+from smtproute.core.settings import DomainKey, SignBy
 from smtproute.doctor.survey import Survey
 from smtproute.mailauth.keys import MIN_BITS, KeyFault, load, read
 
@@ -72,7 +72,7 @@ def _sealing(key: KeyFile) -> Iterator[Finding]:
     if not key.file:
         return  # the reader has said that the path is nowhere here
     try:
-        load(ArcKey(Domain(key.domain, key.domain), key.selector, key.file))
+        load(DomainKey(Domain(key.domain, key.domain), key.selector, key.file))
     except KeyFault as fault:
         if not files.there(Path(key.file)):
             what = f"{key.written} is not there: {consequence}, and the log says so at debug level only."

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from dkim.util import InvalidTagValueList, parse_tag_value
 
-from smtproute.core.settings import ArcKey
+from smtproute.core.settings import DomainKey
 
 __all__ = ["KeyFault", "RecordFault", "SigningKey", "load", "public", "read", "record"]
 
@@ -48,7 +48,7 @@ class RecordFault(ValueError):
     """A TXT record holds no key that a signature may be verified with; the text says why."""
 
 
-def load(key: ArcKey) -> SigningKey:
+def load(key: DomainKey) -> SigningKey:
     """The signing key in `key.file`: RSA, in PEM (PKCS#1 or PKCS#8). Reads the file. Raises KeyFault."""
     new = f"make one with: openssl genrsa -out {key.file} 2048"
     try:

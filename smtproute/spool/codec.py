@@ -143,6 +143,8 @@ def pack_delivery(delivery: Delivery) -> str:
         value["held"] = True
     if delivery.deliberate:
         value["deliberate"] = True
+    if delivery.junk:
+        value["junk"] = True
     return _encode(value)
 
 
@@ -164,6 +166,7 @@ def unpack_delivery(plan: str) -> Delivery:
         refusal=None if refusal is None else _unpack_refusal(_Record(refusal)),
         held=value.flag("held"),
         deliberate=value.flag("deliberate"),
+        junk=value.flag("junk"),
     )
 
 

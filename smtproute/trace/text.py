@@ -64,7 +64,7 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             return _outcome(event)
         case Happening.ANSWERED:
             return [f"the client heard: {facts['reply']}"]
-        case Happening.UNSEALED:
+        case Happening.UNSEALED | Happening.UNSIGNED:
             return [f"endpoint {facts['endpoint']}: {facts['why']}"]
         case Happening.BOUNCED:
             return [f"DSN {facts['dsn']} to {facts['to']}" if facts["dsn"] else f"no DSN: {facts['why']}"]

@@ -14,10 +14,10 @@ from smtproute.core.routes import Target
 from smtproute.core.settings import (
     Accounts,
     Arc,
-    ArcKey,
     Balance,
     BareNewline,
     Discover,
+    DomainKey,
     Endpoint,
     EndpointTls,
     Family,
@@ -226,7 +226,7 @@ def test_every_key(tmp_path: Path) -> None:
         arc=Arc(
             SignBy.DOMAIN,
             Domain.parse("example.org"),
-            {"example.org": ArcKey(Domain.parse("example.org"), "2024.mail", f"{here}/key.txt")},
+            {"example.org": DomainKey(Domain.parse("example.org"), "2024.mail", f"{here}/key.txt")},
         ),
         queue=Queue((30.0, 5.0, 300.0, 3600.0), 172800.0, 1_000_000_000),
         limits=Limits(262_144, 100, 10, 5, 3, 2, 1_048_576, 60.0),

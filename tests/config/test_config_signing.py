@@ -17,7 +17,7 @@ from smtproute.config.docker_mailserver.ucl import Block, Items, Text, UclError,
 from smtproute.core.address import Domain
 from smtproute.core.docker_mailserver import Environment, Line, Signing
 from smtproute.core.finding import Finding
-from smtproute.core.settings import Arc, ArcKey, SignBy
+from smtproute.core.settings import Arc, DomainKey, SignBy
 
 FOLDER = Path("/srv/dms/config")
 RSPAMD = Environment({"ENABLE_RSPAMD": Line("mailserver.env:1", "ENABLE_RSPAMD", "1")}, written=True)
@@ -62,7 +62,9 @@ def test_the_documented_arc_conf() -> None:
     domain = Domain.parse("example.com")
     assert arc_of(signing, RSPAMD) == Arc(
         SignBy.RECIPIENT,
-        keys={"example.com": ArcKey(domain, "mail", str(FOLDER / "rspamd/dkim/rsa-2048-mail-example.com.private.txt"))},
+        keys={
+            "example.com": DomainKey(domain, "mail", str(FOLDER / "rspamd/dkim/rsa-2048-mail-example.com.private.txt"))
+        },
         local=True,
         authenticated=True,
         username_mismatch=False,

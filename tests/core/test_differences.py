@@ -21,7 +21,7 @@ from smtproute.core.seals import plan_seal
 from smtproute.core.settings import (
     Accounts,
     Arc,
-    ArcKey,
+    DomainKey,
     Endpoint,
     Listener,
     Mode,
@@ -309,7 +309,7 @@ class TestSeals:
     )
     here = Arc(
         SignBy.RECIPIENT,
-        keys={name: ArcKey(Domain.parse(name), "mail", "/key") for name in ("example.org", "sub.example.org")},
+        keys={name: DomainKey(Domain.parse(name), "mail", "/key") for name in ("example.org", "sub.example.org")},
     )
     on = environment(ENABLE_AMAVIS="0", ENABLE_QUOTAS="0", ENABLE_RSPAMD="1")
 
@@ -465,7 +465,7 @@ class TestProperties:
         who = logged_in(login, sender) if login else envelope(sender=sender)
         signing = Signing("arc.conf", {}, (KeyFile("one.example", "mail", "/key", "/key", "arc.conf:1"),))
         made = folder(tables, version, said_there, arc=signing if sealed else None)
-        arc = Arc(SignBy.RECIPIENT, keys={"one.example": ArcKey(Domain.parse("one.example"), "mail", "/key")})
+        arc = Arc(SignBy.RECIPIENT, keys={"one.example": DomainKey(Domain.parse("one.example"), "mail", "/key")})
         usage = dict.fromkeys((*tables.mailboxes, recipient.lower()), used)
         sentences = said(made, tables, recipient, who, usage, arc)
         assert all((each.endswith(".") and each[0].isupper()) or each.startswith("rspamd ") for each in sentences)

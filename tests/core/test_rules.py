@@ -21,7 +21,7 @@ from smtproute.core.seals import plan_seal
 from smtproute.core.settings import (
     Accounts,
     Arc,
-    ArcKey,
+    DomainKey,
     Endpoint,
     Kind,
     Listener,
@@ -129,8 +129,8 @@ def test_order_is_that_of_the_configuration_with_backups_last() -> None:
     assert [each.server.host for each in choice.looked] == ["one", "gone", "two", "standby"]
 
 
-def key(domain: str) -> ArcKey:
-    return ArcKey(Domain.parse(domain), "mail", f"{domain}.pem")
+def key(domain: str) -> DomainKey:
+    return DomainKey(Domain.parse(domain), "mail", f"{domain}.pem")
 
 
 def settings(sign: SignBy, *domains: str, seal_endpoint: bool = True, seal_listener: bool = False) -> Settings:

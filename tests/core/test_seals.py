@@ -11,14 +11,14 @@ from smtproute.core.address import Address, Domain
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Delivery
 from smtproute.core.seals import Seal, excluded, plan_seal
-from smtproute.core.settings import Accounts, Arc, ArcKey, Endpoint, Kind, Listener, Role, Server, Settings, SignBy
+from smtproute.core.settings import Accounts, Arc, DomainKey, Endpoint, Kind, Listener, Role, Server, Settings, SignBy
 
 HERE = Domain.parse("here.example")
 COPY = Delivery(Kind.ENDPOINT, Address.parse("me@far.example"), Address.parse("name@here.example"), "far")
 
 
-def key(domain: str) -> ArcKey:
-    return ArcKey(Domain.parse(domain), "mail", f"{domain}.pem")
+def key(domain: str) -> DomainKey:
+    return DomainKey(Domain.parse(domain), "mail", f"{domain}.pem")
 
 
 def settings(*domains: str, seal: bool = False, **arc: Any) -> Settings:

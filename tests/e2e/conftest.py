@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from smtproute.app import Relay
 from smtproute.core.address import Address, Domain
 from smtproute.core.event import Event, Happening
-from smtproute.core.settings import ArcKey, EndpointTls, Server
+from smtproute.core.settings import DomainKey, EndpointTls, Server
 from smtproute.mailauth.keys import load as load_key
 from smtproute.mailauth.keys import record
 from smtproute.smtp.client import Connection, Dialogue, Mail
@@ -138,7 +138,7 @@ class Lab:
             )
         )
         file.chmod(0o600)
-        loaded = load_key(ArcKey(Domain.parse(domain), selector, str(file)))
+        loaded = load_key(DomainKey(Domain.parse(domain), selector, str(file)))
         self.zone.set(f"{selector}._domainkey.{domain}", "TXT", [record(loaded)])
         return file.name
 

@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from smtproute.core.address import Domain
-from smtproute.core.settings import ArcKey
+from smtproute.core.settings import DomainKey
 from smtproute.mailauth.keys import KeyFault, load, public, record
 
 PKCS1, PKCS8, OPENSSH = PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8, PrivateFormat.OpenSSH
 NO = NoEncryption()
 
 
-def arc_key(file: Path, domain: str = "example.org") -> ArcKey:
-    return ArcKey(Domain.parse(domain), "mail", str(file))
+def arc_key(file: Path, domain: str = "example.org") -> DomainKey:
+    return DomainKey(Domain.parse(domain), "mail", str(file))
 
 
 @pytest.mark.parametrize("form", [PKCS1, PKCS8], ids=["PKCS#1", "PKCS#8"])

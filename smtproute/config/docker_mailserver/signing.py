@@ -17,7 +17,7 @@ from smtproute.config.tables import decoded
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.docker_mailserver import Environment, KeyFile, Line, Signing
 from smtproute.core.finding import Finding, error, warning
-from smtproute.core.settings import Arc, ArcKey, SignBy
+from smtproute.core.settings import Arc, DomainKey, SignBy
 
 __all__ = ["arc_of", "read_signing", "with_registered"]
 
@@ -95,14 +95,14 @@ def arc_of(signing: Signing, environment: Environment) -> Arc:
     sign, domain = _sign(line.value if line is not None else "recipient")
     if sign is SignBy.OFF:
         return Arc()
-    keys: dict[str, ArcKey] = {}
+    keys: dict[str, DomainKey] = {}
     seen: set[str] = set()
     for each in signing.keys:
         found = _lower(each.domain)
         if found is not None and found.key not in seen:
             seen.add(found.key)
             if each.file:
-                keys[found.key] = ArcKey(found, each.selector, each.file)
+                keys[found.key] = DomainKey(found, each.selector, each.file)
     return Arc(
         sign,
         domain,
