@@ -81,6 +81,7 @@ async def test_hashes_of_doveadm_with_more_rounds(cpu: Executor, scheme: str) ->
         ("ARGON2I", argon2.using(type="I", memory_cost=8192, rounds=3, parallelism=1).hash("secret")),
         ("SSHA512", ldap_salted_sha512.hash("secret").removeprefix("{SSHA512}")),
     ],
+    ids=["SHA512-CRYPT", "BLF-CRYPT", "ARGON2ID", "ARGON2I", "SSHA512"],  # the hashes are other ones in each process
 )
 @pytest.mark.parametrize("password", ["secret", "wrong"])
 async def test_dovecot_says_the_same(cpu: Executor, scheme: str, made: str, password: str) -> None:
@@ -115,6 +116,7 @@ SHORT = bcrypt.using(rounds=4).hash("secret")
         "{ARGON2ID}" + SMALL.replace("t=1", "t=99999"),
         "{ARGON2ID}" + SMALL.replace("p=1", "p=17"),
     ],
+    ids=["rounds=1000001", "rounds=999999999", "$15$", "$31$", "m=9999999", "t=99999", "p=17"],
 )
 async def test_a_hash_that_would_take_minutes_is_not_worked_on(cpu: Executor, stored: str) -> None:
     with pytest.raises(HashFault, match="is not spent on one login") as fault:

@@ -242,7 +242,7 @@ MODULUS = private().public_key().public_numbers().n
         (GOOD[:-20], "damaged"),
         (GOOD + "§", "damaged"),
         ("no tags at all", "malformed"),
-        (f"k=rsa; p={_spki(ed25519.Ed25519PrivateKey.generate())}", "not an RSA key"),
+        pytest.param(f"k=rsa; p={_spki(ed25519.Ed25519PrivateKey.generate())}", "not an RSA key", id="another key"),
         (f"k=rsa; p={_rsa(2**511 + 111, 65537)}", ""),
         (f"k=rsa; p={_rsa(2**16383 + 12345, 2**16383 + 1)}", ""),
         (f"k=rsa; p={_rsa(MODULUS, 2**2000 + 1)}", ""),
