@@ -6,6 +6,7 @@ import base64
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,7 +21,7 @@ from dkim.util import InvalidTagValueList, parse_tag_value
 
 from smtproute.core.settings import DomainKey
 
-__all__ = ["KeyFault", "RecordFault", "SigningKey", "load", "public", "read", "record"]
+__all__ = ["KeyFault", "RecordFault", "SigningKey", "chosen", "load", "public", "read", "record", "zone_line"]
 
 MIN_BITS = 1024
 """RFC 8301 3.2: a shorter RSA key signs nothing."""
@@ -127,6 +128,27 @@ def public(text: bytes) -> RSAPublicKey:
     if found.public_numbers().e.bit_length() > _MAX_EXPONENT_BITS:
         raise RecordFault("the key's public exponent is too large")
     return found
+
+
+def chosen(texts: Iterable[bytes]) -> bytes | None:
+    """The one of several TXT records that is taken for the key, because a key may share its name with other records.
+
+    One that starts with `v=DKIM1`, else one with a `p=`; among equals the first by octets, because servers rotate.
+    None where there is no record.
+    """
+    return min(texts, key=lambda text: (not text.startswith(b"v=DKIM1"), b"p=" not in text, text), default=None)
+
+
+def zone_line(name: str, text: str) -> str:
+    """A TXT record as zone files have it (RFC 1035 5.1): in strings of 255 octets, which a reader joins again."""
+    octets = text.encode()
+    strings = [octets[at : at + 255] for at in range(0, len(octets), 255)] or [b""]
+    return f"{name}. IN TXT {' '.join(map(_quoted, strings))}"
+
+
+def _quoted(octets: bytes) -> str:
+    plain = octets.decode("latin-1").replace("\\", r"\\").replace('"', r"\"")
+    return '"' + "".join(sign if " " <= sign <= "~" else f"\\{ord(sign):03d}" for sign in plain) + '"'
 
 
 def _list(value: bytes) -> set[bytes]:
