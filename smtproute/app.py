@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,15 +19,14 @@ from typing import assert_never
 
 from smtproute.config.document import Mistake
 from smtproute.core.address import Address
-from smtproute.core.choice import LookupFailed
 from smtproute.core.envelope import Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Reply
 from smtproute.core.routes import opens
 from smtproute.core.seals import keyless
-from smtproute.core.settings import Accounts, Settings, Store
+from smtproute.core.settings import Accounts, DomainKey, Settings, Store
 from smtproute.core.snapshot import Snapshot, carried
-from smtproute.core.verdict import Verdict
+from smtproute.core.verdict import Judged
 from smtproute.delivery.attempt import Attempts
 from smtproute.delivery.dispatcher import Dispatcher
 from smtproute.delivery.endpoint import Endpoints
@@ -38,9 +37,11 @@ from smtproute.intake.door import InFlight, Intake
 from smtproute.intake.explain import explain
 from smtproute.intake.facts import Usage, UsageUnknown
 from smtproute.intake.passwords import Passwords
-from smtproute.mailauth import arc
+from smtproute.mailauth import secret
+from smtproute.mailauth.judgement import judge
 from smtproute.mailauth.keys import KeyFault, SigningKey
 from smtproute.mailauth.keys import load as load_key
+from smtproute.resolve.records import Records
 from smtproute.resolve.resolver import Resolver
 from smtproute.resolve.watch import Watch
 from smtproute.smtp.listener import Listener, ListenerFailed, server_context
@@ -51,7 +52,7 @@ from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.sqlite import SqliteSpool
 from smtproute.world import World
 
-__all__ = ["DRAIN", "Loaded", "Refused", "Relay", "endpoints", "load", "usage"]
+__all__ = ["DRAIN", "Loaded", "Refused", "Relay", "endpoints", "load", "records", "usage"]
 
 DRAIN = 30.0
 """Seconds that sessions and deliveries under way have to finish when the relay stops."""
@@ -73,13 +74,19 @@ class Loaded:
 
     snapshot: Snapshot
     keys: Mapping[str, SigningKey]
-    """By Domain.key."""
+    """Those that seal (ARC), by Domain.key."""
+    signing: Mapping[DomainKey, SigningKey] = field(default_factory=dict)
+    """Those that sign (DKIM)."""
     unusable: Mapping[str, str] = field(default_factory=dict)
-    """Why a docker-mailserver folder's key cannot be used, by Domain.key."""
+    """Why a docker-mailserver folder's sealing key cannot be used, by Domain.key."""
+    unsigned: tuple[str, ...] = ()
+    """What its signing keys that cannot be used leave unsigned."""
 
 
-def load(read: Callable[[], Snapshot]) -> Loaded:
+def load(read: Callable[[], Snapshot], world: World | None = None) -> Loaded:
     """Reads a configuration and its keys. A key of a docker-mailserver folder that cannot be used is as good as none.
+
+    `world` is given by the relay: where there is no file of SRS secrets yet, it makes one.
 
     Raises Refused.
     """
@@ -87,24 +94,80 @@ def load(read: Callable[[], Snapshot]) -> Loaded:
         snapshot = read()
     except Mistake as mistake:
         raise Refused(str(mistake)) from None
-    arc, folder = snapshot.settings.arc, snapshot.folder
-    theirs = {key.file for key in folder.arc.keys} if folder is not None and folder.arc is not None else set()
+    snapshot = _with_secrets(snapshot, world)
+    arc, dkim = snapshot.settings.arc, snapshot.settings.dkim
+    theirs = {key.file for key in snapshot.folder.private_keys} if snapshot.folder is not None else set()
     keys, unusable = {}, {}
     for domain, key in arc.keys.items():
+        match _key(key, theirs, sealing=True):
+            case KeyFault() as fault:
+                unusable[domain] = f" ({fault})"
+            case loaded:
+                keys[domain] = loaded
+    for key in arc.others:
+        _key(key, theirs, sealing=True)
+    signing: dict[DomainKey, SigningKey] = {}
+    usable: dict[str, tuple[DomainKey, ...]] = dict.fromkeys(dkim.keys, ())  # without a key its mail is not silent
+    unsigned = []
+    for domain, several in dkim.keys.items():
+        for key in several:
+            match _key(key, theirs, sealing=False):
+                case KeyFault() as fault:
+                    unsigned.append(
+                        f"{domain}: the key of the selector {key.selector} cannot be used ({fault}):"
+                        " what is sent from here goes out without its DKIM signature (see smtproute check)"
+                    )
+                case loaded:
+                    signing[key] = loaded
+                    usable[domain] = (*usable[domain], key)
+    settings = replace(
+        snapshot.settings,
+        arc=replace(arc, keys={domain: key for domain, key in arc.keys.items() if domain in keys}),
+        dkim=replace(dkim, keys=usable),
+    )
+    return Loaded(replace(snapshot, settings=settings), keys, signing, unusable, tuple(unsigned))
+
+
+def _key(key: DomainKey, theirs: Collection[str], *, sealing: bool) -> SigningKey | KeyFault:
+    """The key, or why it cannot be used where its file is one of a docker-mailserver folder. Raises Refused."""
+    try:
+        return load_key(key, sealing=sealing)
+    except KeyFault as fault:
+        if key.file in theirs:
+            return fault
+        table = "arc" if sealing else "dkim"
+        raise Refused(f'{table}.keys."{key.domain}".file = "{key.file}": {fault}') from None
+
+
+def _with_secrets(snapshot: Snapshot, world: World | None) -> Snapshot:
+    """The configuration with what SRS signs with: nothing yet, where the file is not there and must not be made.
+
+    Raises Refused.
+    """
+    srs = snapshot.settings.srs
+    if srs.secret_file:
         try:
-            keys[domain] = load_key(key)
-        except KeyFault as fault:
-            if key.file not in theirs:
-                raise Refused(f'arc.keys."{key.domain}".file = "{key.file}": {fault}') from None
-            unusable[domain] = f" ({fault})"
-    usable = replace(arc, keys={domain: key for domain, key in arc.keys.items() if domain in keys})
-    return Loaded(replace(snapshot, settings=replace(snapshot.settings, arc=usable)), keys, unusable)
+            secrets = secret.read(srs.secret_file)
+            if not secrets and world is not None:
+                secret.make(srs.secret_file, world)
+                secrets = secret.read(srs.secret_file)
+            srs = replace(srs, secrets=secrets)
+        except secret.SecretFault as fault:
+            raise Refused(f'srs.secret_file = "{srs.secret_file}": {fault}') from None
+    settings, routing = replace(snapshot.settings, srs=srs), replace(snapshot.routing, srs=srs)
+    return replace(snapshot, settings=settings, routing=routing)
 
 
 def endpoints(settings: Settings, world: World) -> Endpoints:
     """Endpoints that are looked up and not connected to, for `explain`."""
     resolver = Resolver(settings.resolver, world)
     return Endpoints(lambda: resolver, settings.hostname, world)
+
+
+def records(settings: Settings, world: World) -> Records:
+    """What DNS says, for `explain` and `check`."""
+    resolver = Resolver(settings.resolver, world)
+    return Records(lambda: resolver)
 
 
 @contextlib.contextmanager
@@ -157,6 +220,7 @@ class Relay:
         processors = os.cpu_count() or 1
         self._cpu = ThreadPoolExecutor(processors, thread_name_prefix="cpu")
         self._resolver = Resolver(settings.resolver, world)
+        self._lookup = Records(lambda: self._resolver)
         self.endpoints = Endpoints(lambda: self._resolver, settings.hostname, world, emit)
         self._pool = Pool(str(settings.hostname), world, timeouts)
         self._maildir = Maildir(lambda: self.snapshot().settings.accounts.maildir)
@@ -169,7 +233,7 @@ class Relay:
                 snapshot=self.snapshot,
                 spool=spool,
                 endpoints=self.endpoints,
-                outgoing=Outgoing(lambda: self._loaded.keys, self._cpu, world),
+                outgoing=Outgoing(lambda: self._loaded.keys, lambda: self._loaded.signing, self._cpu, world),
                 pool=self._pool,
                 maildir=self._maildir,
                 world=world,
@@ -222,7 +286,7 @@ class Relay:
         Raises Refused for a configuration that cannot be used, TlsFault and ListenerFailed for the files and
         addresses that it names, SpoolFailed for its state folder (`SpoolBusy` where another relay has it).
         """
-        loaded = load(read)
+        loaded = load(read, world)
         settings = loaded.snapshot.settings
         folder = Path(settings.state) / "spool"
         try:
@@ -285,7 +349,7 @@ class Relay:
 
     def _prepared(self) -> tuple[Loaded, dict[str, ssl.SSLContext | None], Resolver]:
         """The configuration read anew, with everything made that may still refuse it. Runs in the CPU pool."""
-        loaded = load(self._read)
+        loaded = load(self._read, self._world)
         loaded = replace(loaded, snapshot=carried(self.snapshot(), loaded.snapshot))
         settings = loaded.snapshot.settings
         for route in loaded.snapshot.routing.routes:
@@ -349,21 +413,26 @@ class Relay:
             for domain, rule in keyless(snapshot.settings.arc, snapshot.routing.local_domains).items()
         ]
         worst = sorted(snapshot.findings, key=lambda finding: -finding.severity.status)
-        told = [*map(str, worst), *unsealed]
+        told = [*map(str, worst), *unsealed, *self._loaded.unsigned]
         if len(told) > WARNINGS:
             told[WARNINGS:] = [f"{len(told) - WARNINGS} more: see smtproute check"]
         for what in told:
             self._emit(Event(Happening.WARNING, self._world.clock.now(), facts={"what": what}))
 
-    async def _judge(self, content: bytes) -> Sequence[Verdict]:
-        return (arc.verdict(await arc.evaluate(content, self._txt, self._cpu)),)
-
-    async def _txt(self, name: str) -> bytes | None:
-        try:
-            return await self._resolver.txt(name)
-        except LookupFailed as failed:
-            raise arc.TxtUnavailable(str(failed)) from failed
+    async def _judge(self, content: bytes, envelope: Envelope, settings: Settings) -> Judged:
+        return await judge(
+            content,
+            envelope,
+            settings.authentication,
+            self._lookup,
+            self._cpu,
+            str(settings.hostname),
+            at=self._world.clock.now(),
+            chance=self._world.chance.random(),
+        )
 
     async def _explain(self, envelope: Envelope, address: Address) -> tuple[Reply, Sequence[str]]:
-        (explained,) = await explain(self.snapshot(), self.endpoints.candidates, self._usage, envelope, (address,))
+        now = self._world.clock.now()
+        snapshot, candidates = self.snapshot(), self.endpoints.candidates
+        (explained,) = await explain(snapshot, candidates, self._usage, envelope, (address,), now, self._lookup)
         return explained.plan.reply, explained.lines()

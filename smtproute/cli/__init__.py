@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from smtproute import __version__
-from smtproute.cli import accounts, check, demo, endpoints, explain, queue, serve, trace
+from smtproute.cli import accounts, check, demo, endpoints, explain, keys, queue, serve, trace, verify
 
 __all__ = ["main"]
 
@@ -55,7 +55,9 @@ app.command("check")(check.command)
 app.command("endpoints")(endpoints.command)
 app.command("accounts")(accounts.command)
 app.command("trace")(trace.command)
+app.command("verify")(verify.command)
 app.add_typer(queue.app, name="queue")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

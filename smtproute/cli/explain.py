@@ -95,14 +95,16 @@ def command(
 def _each(snapshot: Snapshot, envelope: Envelope, recipients: list[Address], as_json: bool) -> NoReturn:
     import asyncio
 
-    from smtproute.app import endpoints, usage
+    from smtproute.app import endpoints, records, usage
     from smtproute.core.transcript import legible
     from smtproute.intake.explain import explain
     from smtproute.world import World
 
-    candidates = endpoints(snapshot.settings, World()).candidates
+    world = World()
+    candidates, now = endpoints(snapshot.settings, world).candidates, world.clock.now()
     with usage(snapshot.settings) as held:
-        explained = asyncio.run(explain(snapshot, candidates, held, envelope, recipients))
+        lookup = records(snapshot.settings, world)
+        explained = asyncio.run(explain(snapshot, candidates, held, envelope, recipients, now, lookup))
     for each in explained:
         print(json.dumps(each.json()) if as_json else "\n".join(map(legible, each.lines())))
     raise typer.Exit(max((each.status for each in explained), default=0))
@@ -111,10 +113,11 @@ def _each(snapshot: Snapshot, envelope: Envelope, recipients: list[Address], as_
 def _everything(snapshot: Snapshot, envelope: Envelope, as_json: bool) -> NoReturn:
     from smtproute.core.transcript import legible
     from smtproute.intake.listing import known, listed
+    from smtproute.world import SystemClock
 
-    worst = 0
+    worst, now = 0, SystemClock().now()
     for each in known(snapshot):
-        line = listed(snapshot, envelope, each)
+        line = listed(snapshot, envelope, each, now)
         worst = max(worst, line.status)
         print(json.dumps(line.json()) if as_json else legible(line.line()))
     raise typer.Exit(worst)
@@ -123,9 +126,10 @@ def _everything(snapshot: Snapshot, envelope: Envelope, as_json: bool) -> NoRetu
 def _changes(was: Snapshot, will_be: Snapshot, envelope: Envelope, as_json: bool) -> NoReturn:
     from smtproute.core.transcript import legible
     from smtproute.intake.listing import changes
+    from smtproute.world import SystemClock
 
     count = 0
-    for each in changes(was, will_be, envelope):
+    for each in changes(was, will_be, envelope, SystemClock().now()):
         count += 1
         print(json.dumps(each.json()) if as_json else "\n".join(map(legible, each.lines())))
     told = {0: "nothing changes", 1: "1 line changes"}.get(count, f"{count} lines change")

@@ -23,7 +23,13 @@ Location = tuple[str | int, ...]
 
 PREFIX = "SMTPROUTE__"
 
-_NAMED: tuple[Location, ...] = (("listener",), ("endpoint",), ("arc", "keys"), ("resolver", "static"))
+_NAMED: tuple[Location, ...] = (
+    ("listener",),
+    ("endpoint",),
+    ("arc", "keys"),
+    ("dkim", "keys"),
+    ("resolver", "static"),
+)
 """The tables whose keys are names of the administrator's, which no variable can spell exactly."""
 
 
@@ -50,8 +56,9 @@ class Document:
 
     def wrong(self, location: Location, text: str, *, with_value: bool = True) -> None:
         """Notes a mistake: the place, its value if it has one that is no table and may be shown, and the text."""
+        location = self._written(location)
         value = self._value(location) if with_value else None
-        hidden = value is None or isinstance(value, dict) or _secret(location, value)
+        hidden = value is None or isinstance(value, dict) or _hidden(location, value)
         shown = "" if hidden else f" = {_toml(value)}"
         self.mistakes.append(f"{self._place(location)}{shown}: {text}")
 
@@ -87,7 +94,21 @@ class Document:
 
     def start(self, location: Location) -> Path:
         """Where a relative path that is written at `location` starts."""
-        return self.folder if self._origin(location) is None else Path.cwd()
+        return self.folder if self._origin(self._written(location)) is None else Path.cwd()
+
+    def _written(self, location: Location) -> Location:
+        """The place as it is written: where the schema has a list, one table may stand for a list of one."""
+        at: Any = self.tables
+        written: Location = ()
+        for part in location:
+            if isinstance(part, int) and isinstance(at, dict):
+                continue
+            written = (*written, part)
+            try:
+                at = at[part]
+            except (KeyError, IndexError, TypeError):
+                at = None
+        return written
 
     def _origin(self, location: Location) -> Location | None:
         """The longest part of `location` that the environment set."""
@@ -120,15 +141,24 @@ def variable(location: Location) -> str:
     return PREFIX + re.sub(r"[-.]", "_", "__".join(map(str, location))).upper()
 
 
-def _secret(location: Location, value: Any) -> bool:
-    """Whether a value is a password or may hold one, as a URL does, and a text where a table of endpoints belongs."""
+def _secret(location: Location) -> bool:
+    """Whether a secret stands there, which the environment may say and the file may not."""
     match location:
-        case ("endpoint",) | ("endpoint", _) | ("endpoint", _, "password"):
+        case ("endpoint", _, "password") | ("srs", "secret"):
+            return True
+        case _:
+            return False
+
+
+def _hidden(location: Location, value: Any) -> bool:
+    """Whether a value is a secret or may hold one, as a URL does, and a text where a table with secrets belongs."""
+    match location:
+        case ("endpoint",) | ("endpoint", _) | ("srs",):
             return True
         case ("endpoint", _, "servers" | "backup", *_):
             return "@" in _toml(value)
         case _:
-            return False
+            return _secret(location)
 
 
 def _dotted(location: Location) -> str:
@@ -167,7 +197,7 @@ def read(path: str | None, environ: Mapping[str, str]) -> Document:
         file = Path(path).absolute()
         shown = file.name if file.parent == Path.cwd() else path
         document = Document(shown, file.parent, _parse(file, shown))
-        _take_out_passwords(document)
+        _take_out_secrets(document)
     names = [name for name in environ if name.startswith(PREFIX)]
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
         _override(document, name, environ[name])
@@ -195,15 +225,18 @@ def _parse(file: Path, shown: str) -> dict[str, Any]:
         raise Mistake(f"{shown}: not TOML: {error}.") from None
 
 
-def _take_out_passwords(document: Document) -> None:
-    """Notes each password of the file as wrong; one that the environment sets then takes no part in it."""
+def _take_out_secrets(document: Document) -> None:
+    """Notes each secret of the file as wrong; one that the environment sets then takes no part in it."""
     endpoints = document.tables.get("endpoint")
-    for name, table in endpoints.items() if isinstance(endpoints, dict) else ():
-        if isinstance(table, dict) and "password" in table:
-            at: Location = ("endpoint", name, "password")
-            text = f'a secret is never in the TOML. Write password_file = "FILE", or set {variable(at)}.'
+    tables: dict[Location, Any] = {("srs",): document.tables.get("srs")}
+    if isinstance(endpoints, dict):
+        tables |= {("endpoint", name): table for name, table in endpoints.items()}
+    for location, table in tables.items():
+        for key in [key for key in table if _secret((*location, key))] if isinstance(table, dict) else ():
+            at = (*location, key)
+            text = f'a secret is never in the TOML. Write {key}_file = "FILE", or set {variable(at)}.'
             document.wrong(at, text)
-            del table["password"]
+            del table[key]
 
 
 def _override(document: Document, name: str, text: str) -> None:
@@ -225,8 +258,7 @@ def _override(document: Document, name: str, text: str) -> None:
             key = alike[0] if alike else part
         location = (*location, key)
         if len(location) == len(parts):
-            password = location[0] == "endpoint" and location[2:] == ("password",)
-            at[key] = text if password else _value_of(text)
+            at[key] = text if _secret(location) else _value_of(text)
             document.variables[location] = name
             return
         if key not in at:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from smtproute.config import files
+from smtproute.config.authentication import authentication
 from smtproute.config.docker_mailserver.accounts import ReadAccounts, read_accounts
 from smtproute.config.docker_mailserver.environment import read_environment
 from smtproute.config.docker_mailserver.folder import ReadFolder, read_folder
@@ -27,10 +28,11 @@ from smtproute.config.schema import (
     IpLiteral,
     ListenerTable,
     Root,
-    Sign,
     close,
     known_keys,
 )
+from smtproute.config.signing import arc, dkim
+from smtproute.config.srs import srs
 from smtproute.config.tables import inline_comments, key_domains, pcre_table, text_table, unread
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
@@ -40,12 +42,9 @@ from smtproute.core.finding import Finding, warning
 from smtproute.core.permit import LOOPBACK
 from smtproute.core.quota import FULL, FULL_FOR_NOW
 from smtproute.core.reply import Reply
-from smtproute.core.seals import keyless
 from smtproute.core.settings import (
     Accounts,
-    Arc,
     AuthInClear,
-    DomainKey,
     Limits,
     Listener,
     ListenerTls,
@@ -57,7 +56,6 @@ from smtproute.core.settings import (
     Resolver,
     Role,
     Settings,
-    SignBy,
     Source,
     Store,
     Trace,
@@ -95,12 +93,15 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
         endpoints={**endpoints(document, root), **lists.endpoints},
         accounts=_accounts(document, root, state),
         resolver=_resolver(document, root),
-        arc=_arc(document, root, lists),
+        arc=arc(document, root, lists.arc, lists.local_domains),
+        dkim=dkim(document, root, lists.dkim),
+        srs=srs(document, root, lists.srs, state),
         queue=Queue(**dict(root.queue)),
         limits=_limits(root, lists.message_size),
         trace=Trace(**dict(root.trace)),
         log=Log(**dict(root.log)),
     )
+    settings = replace(settings, authentication=authentication(document, root, settings.arc))
     document.check()
     aliases = lists.aliases
     if lists.folder is None or "recipient_delimiter" in root.aliases.model_fields_set:
@@ -117,6 +118,7 @@ def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str
         receive_access=lists.receive_access,
         spoof_protection=lists.folder is not None and lists.folder.environment.on("SPOOF_PROTECTION"),
         full=_full(root),
+        srs=settings.srs,
     )
     return Snapshot(
         settings, routing, logins=lists.logins, findings=lists.findings, folder=lists.folder, unread=lists.unread
@@ -417,47 +419,3 @@ def _resolver(document: Document, root: Root) -> Resolver:
     asked = Source.HOSTS in table.order and "hosts_file" in table.model_fields_set
     path = document.file(at, table.hosts_file) if asked else document.path(at, table.hosts_file)
     return Resolver(**{**dict(table), "hosts_file": str(path)})
-
-
-def _arc(document: Document, root: Root, lists: ReadFolder) -> Arc:
-    """Who seals: by the keys that are written here, else as the folder says."""
-    keys = {}
-    for domain, table in root.arc.keys.items():
-        file = document.file(("arc", "keys", domain.text, "file"), table.file)
-        keys[domain.key] = DomainKey(domain, table.selector, str(file))
-    if not keys and lists.arc.keys:
-        return _folder_arc(document, root, lists.arc)
-    sign = root.arc.sign or Sign(SignBy.RECIPIENT if keys else SignBy.OFF)
-    match sign.by:
-        case SignBy.OFF:
-            pass
-        case _ if not keys:
-            text = 'there is no key to seal with. Add [arc.keys."example.org"] with selector and file.'
-            document.wrong(("arc", "sign"), text)
-        case SignBy.RECIPIENT | SignBy.SENDER:
-            for domain_key, rule in keyless(Arc(sign.by, keys=keys), lists.local_domains).items():
-                text = (
-                    f"missing, though {domain_key} is a local domain ({rule}) and its mail is sealed with its key. "
-                    f'Add selector and file, or seal all with one key: [arc] sign = "{next(iter(keys))}".'
-                )
-                document.wrong(("arc", "keys", domain_key), text)
-        case SignBy.DOMAIN:
-            if sign.domain is not None and sign.domain.key not in keys:
-                text = f'there is no key for it. Add [arc.keys."{sign.domain}"] with selector and file.'
-                document.wrong(("arc", "sign"), text)
-        case _:
-            assert_never(sign.by)
-    return Arc(sign.by, sign.domain, keys)
-
-
-def _folder_arc(document: Document, root: Root, arc: Arc) -> Arc:
-    """The folder's sealing, with the `sign` that is written here. A domain without a key is no mistake."""
-    sign = root.arc.sign
-    if sign is None:
-        return arc
-    if sign.by is SignBy.OFF:
-        return Arc()
-    if sign.domain is not None and sign.domain.key not in arc.keys:
-        text = f"the folder's arc.conf has no key for it. Its keys: {', '.join(arc.keys)}."
-        document.wrong(("arc", "sign"), text)
-    return replace(arc, sign=sign.by, domain=sign.domain)

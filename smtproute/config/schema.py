@@ -13,13 +13,14 @@ from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.routes import Match, RouteError, parse_match, parse_sender
 from smtproute.core.settings import (
+    Authentication,
     AuthInClear,
     Balance,
     BareNewline,
@@ -34,6 +35,7 @@ from smtproute.core.settings import (
     Mode,
     Network,
     OverQuota,
+    Policy,
     Queue,
     ReplyAfter,
     Resolver,
@@ -48,6 +50,7 @@ from smtproute.core.settings import (
 __all__ = [
     "EndpointTable",
     "IpLiteral",
+    "KeyTable",
     "ListenerTable",
     "Root",
     "RouteTable",
@@ -414,6 +417,27 @@ def _selector(value: object) -> str:
     return _text(value)
 
 
+def _excluded(value: object) -> str:
+    """A domain, or `.domain` for what is below it, in lower-case A-labels."""
+    below = "." if _text(value).startswith(".") else ""
+    return below + _domain(_text(value).removeprefix(below)).key
+
+
+def _secrets(value: object) -> tuple[str, ...]:
+    """Secrets of SRS with commas between them, as docker-mailserver's SRS_SECRET has them."""
+    found = tuple(each for each in credential(value).split(",") if each)
+    if not found:
+        raise ValueError("empty. Write it, or leave the key out.")
+    return found
+
+
+def _listed(value: object) -> object:
+    """`[arc.keys."d"]` is `[[arc.keys."d"]]` written once."""
+    if not isinstance(value, dict | list):
+        raise ValueError("a table is wanted. Write { selector = ..., file = ... }.")  # noqa: TRY004 (see _text)
+    return [value] if isinstance(value, dict) else value
+
+
 # Tables of the file
 
 
@@ -436,6 +460,7 @@ Servers = Many[Annotated[Server, PlainValidator(_server)]]
 _LISTENER = Listener("")
 _ENDPOINT = Endpoint("")
 _RESOLVER = Resolver()
+_AUTHENTICATION = Authentication()
 _QUEUE = Queue()
 _LIMITS = Limits()
 _TRACE = Trace()
@@ -525,9 +550,38 @@ class KeyTable(Table):
     file: Path
 
 
+Keys = dict[Annotated[Domain, PlainValidator(_domain)], Annotated[Some[KeyTable], BeforeValidator(_listed)]]
+
+
 class ArcTable(Table):
     sign: Annotated[Sign, PlainValidator(_sign)] | None = None
-    keys: dict[Annotated[Domain, PlainValidator(_domain)], KeyTable] = {}
+    keys: Keys = {}
+
+
+class DkimTable(Table):
+    keys: Keys = {}
+
+
+class SrsTable(Table):
+    domain: Annotated[Domain, PlainValidator(_domain)] | None = None
+    secret_file: Path | None = None
+    secret: Annotated[tuple[str, ...], PlainValidator(_secrets)] | None = None
+    exclude: Many[Annotated[str, PlainValidator(_excluded)]] | None = None
+
+
+class AuthenticationTable(Table):
+    spf: bool = _AUTHENTICATION.spf
+    dkim: bool = _AUTHENTICATION.dkim
+    dmarc: bool = _AUTHENTICATION.dmarc
+    arc: bool = _AUTHENTICATION.arc
+    policy: Annotated[Policy, PlainValidator(_choice(Policy))] = _AUTHENTICATION.policy
+    trusted_sealers: Many[Annotated[Domain, PlainValidator(_domain)]] = _AUTHENTICATION.trusted_sealers
+    timeout: Pause = _AUTHENTICATION.timeout
+    lookups: Count = _AUTHENTICATION.lookups
+    signatures: Count = _AUTHENTICATION.signatures
+    signature_size: Size = _AUTHENTICATION.signature_size
+    header_size: Size = _AUTHENTICATION.header_size
+    header_lines: Count = _AUTHENTICATION.header_lines
 
 
 class QueueTable(Table):
@@ -572,7 +626,10 @@ class Root(Table):
     endpoint: dict[Name, EndpointTable] = {}
     route: Many[RouteTable] = ()
     resolver: ResolverTable = ResolverTable()
+    authentication: AuthenticationTable = AuthenticationTable()
     arc: ArcTable = ArcTable()
+    dkim: DkimTable = DkimTable()
+    srs: SrsTable | None = None
     queue: QueueTable = QueueTable()
     limits: LimitsTable = LimitsTable()
     trace: TraceTable = TraceTable()
@@ -584,8 +641,9 @@ def known_keys(location: tuple[str | int, ...]) -> tuple[str, ...]:
     at: Any = Root
     for part in location:
         if isinstance(at, type) and issubclass(at, Table):
-            at = at.model_fields[str(part)].annotation  # a table, a table or None, or a list or dict of tables
-            at = get_args(at)[0] if isinstance(at, UnionType) else at
+            at = at.model_fields[str(part)].annotation
         else:
-            at = next(each for each in get_args(at) if isinstance(each, type) and issubclass(each, Table))
+            at = get_args(at)[0 if isinstance(part, int) else 1]  # a list's items, or a dict's values
+        while isinstance(at, UnionType) or get_origin(at) is Annotated:  # a table or None; a list and its bounds
+            at = get_args(at)[0]
     return tuple(at.model_fields)

@@ -18,9 +18,10 @@ from smtproute.core.relays import Relays, relay_for
 from smtproute.core.reply import LOG_IN_FIRST, LOOKUP_FAILED, Refusal, Reply
 from smtproute.core.routes import Route, RouteError, Target, matching
 from smtproute.core.senders import owns
-from smtproute.core.settings import Kind, Mode, Role
+from smtproute.core.settings import Kind, Mode, Role, Srs
+from smtproute.core.srs import Sender, SrsFault, original, sender_for
 
-__all__ = ["Facts", "Mailbox", "Routing", "decide", "limited", "relay_of", "weighed"]
+__all__ = ["Facts", "Mailbox", "Routing", "decide", "limited", "plan_sender", "relay_of", "weighed"]
 
 _Claim = Callable[[Domain], str | None]
 """`claimed`, asked once for each domain of a decision: a table of patterns may be long."""
@@ -54,6 +55,8 @@ class Routing:
     """Whether an authenticated client may only send as an address that its login owns."""
     full: Reply = FULL_FOR_NOW
     """What RCPT answers where every copy is for a full mailbox."""
+    srs: Srs = field(default_factory=Srs)
+    """With its secrets, where they have been read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Facts:
 
     routing: Routing
     usage: Mapping[str, int] = field(default_factory=dict)
+    now: float = field(kw_only=True)
+    """Seconds since the epoch: SRS addresses expire."""
     """Octets in mailboxes, by the Address.key of the account; a mailbox that is not named is not judged."""
 
 
@@ -76,14 +81,18 @@ _RETURNED = Reply(550, "5.7.1", "Mail to this address is returned to its sender"
 def decide(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
     """Where mail from this envelope for this recipient goes: permission, then alias, mailbox, route, default; quota.
 
+    An SRS address of ours is routed as the address that it stands for, before anything else (postsrsd's canonical
+    maps), and open to anybody: it is a bounce.
+
     `recipient` None is `RCPT TO:<Postmaster>`, which is accepted from whoever may connect (RFC 5321 4.5.1), also from
     a sender whom an access list refuses or the login does not own (Postfix smtpd_check_rcpt()).
     """
-    return weighed(_placed(facts.routing, envelope, recipient), facts, envelope, recipient)
+    return weighed(_placed(facts, envelope, recipient), facts, envelope, recipient)
 
 
-def _placed(routing: Routing, envelope: Envelope, recipient: Address | None) -> Plan:
+def _placed(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan:
     """The plan before anybody looks how full mailboxes are."""
+    routing = facts.routing
     steps: list[Step] = []
     client = envelope.client
     if client.role is Role.TRUSTED and not client.trusted:
@@ -93,18 +102,33 @@ def _placed(routing: Routing, envelope: Envelope, recipient: Address | None) -> 
     claim: _Claim = cache(partial(claimed, routing.aliases))
     if recipient is None:
         postmaster = Address("postmaster", routing.hostname)
-        plan = _route(routing, envelope, postmaster, steps, claim)
+        plan = _route(facts, envelope, postmaster, postmaster, steps, claim)
         # The default is for addresses elsewhere: whoever it leads to would send our own postmaster's mail back.
         astray = any(each.rule == "default" and each.address == postmaster for each in plan.deliveries)
         read = any(each.kind is not Kind.BOUNCE for each in plan.deliveries)  # neither refused nor bounced
         return _capture(postmaster, plan) if astray or not read else plan
+    returned = _returned(facts, recipient, steps)
     try:
-        refusal = _permit(routing, envelope, recipient, steps, claim)
+        refusal = _permit(routing, envelope, recipient, returned is not None, steps, claim)
     except (RouteError, LookupFault) as error:
         refusal = Refusal(LOOKUP_FAILED, "routing", str(error))
     if refusal is not None:
         return _refused(recipient, steps, refusal)
-    return _route(routing, envelope, recipient, steps, claim)
+    return _route(facts, envelope, recipient, returned or recipient, steps, claim)
+
+
+def _returned(facts: Facts, recipient: Address, steps: list[Step]) -> Address | None:
+    """The address that an SRS address of ours stands for; None where it is none, or none that is valid."""
+    returned, srs = None, facts.routing.srs
+    try:
+        # What we rewrote may have come back to us under another server's SRS1, and been rewritten again.
+        while (found := original(srs, returned or recipient, facts.now)) is not None:
+            steps.append(Step("srs", str(returned or recipient), Tried.MATCHED, f"a sender that we rewrote: {found}"))
+            returned = found
+    except SrsFault as fault:
+        steps.append(Step("srs", str(returned or recipient), Tried.SKIPPED, f"not turned back: {fault}"))
+        return None
+    return returned
 
 
 def limited(plan: Plan, routing: Routing) -> tuple[Address, ...]:
@@ -137,10 +161,11 @@ def weighed(plan: Plan, facts: Facts, envelope: Envelope, recipient: Address | N
 
 
 def _permit(
-    routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step], claim: _Claim
+    routing: Routing, envelope: Envelope, recipient: Address, returned: bool, steps: list[Step], claim: _Claim
 ) -> Refusal | None:
     """Why this client may not send this: the order is that of Postfix's smtpd restrictions in docker-mailserver.
 
+    `returned` is whether the recipient is an SRS address of ours.
     Raises RouteError, LookupFault.
     """
     client, sender = envelope.client, envelope.reverse_path
@@ -157,11 +182,11 @@ def _permit(
         refusal = access_refused(routing.send_access, sender, "Sender", delimiter, steps)
         if refusal is not None:
             return refusal
-    refusal = _denied(routing, envelope, recipient, steps, claim)
+    refusal = None if returned else _denied(routing, envelope, recipient, steps, claim)
     if refusal is not None:
         return refusal
     # Postfix allow_untrusted_routing: another server may take a%b@c for a@b, and would be our open relay.
-    if client.login is None and not client.trusted and not _ROUTING.isdisjoint(recipient.local):
+    if not returned and client.login is None and not client.trusted and not _ROUTING.isdisjoint(recipient.local):
         steps.append(Step(listener, str(recipient), Tried.SKIPPED, "another address is inside it: for trusted clients"))
         return Refusal(_ROUTED, "permission", f"{recipient} has another address inside it")
     if routing.receive_access is not None:
@@ -212,13 +237,16 @@ def _local(routing: Routing, domain: Domain) -> str | None:
     return routing.local_domains.get(domain.key, own)
 
 
-def _route(routing: Routing, envelope: Envelope, recipient: Address, steps: list[Step], claim: _Claim) -> Plan:
-    expansion = expand(routing.aliases, recipient)
+def _route(
+    facts: Facts, envelope: Envelope, recipient: Address, start: Address, steps: list[Step], claim: _Claim
+) -> Plan:
+    """The plan for a recipient whose mail is permitted; `start` is the address that is looked up first."""
+    expansion = expand(facts.routing.aliases, start)
     steps += expansion.steps
     if expansion.fault is not None:
         return _refused(recipient, steps, expansion.fault.refusal, expansion.notes)
     try:
-        deliveries = [_final(routing, envelope, address, recipient, steps, claim) for address in expansion.finals]
+        deliveries = [_final(facts, envelope, address, recipient, steps, claim) for address in expansion.finals]
     except (RouteError, LookupFault) as error:
         return _refused(recipient, steps, Refusal(LOOKUP_FAILED, "routing", str(error)), expansion.notes)
     deliveries += [Delivery(Kind.CAPTURE, kept.address, recipient, rule=kept.rule) for kept in expansion.kept]
@@ -257,12 +285,13 @@ def _full(facts: Facts, account: Address, size: int, steps: list[Step]) -> str:
 
 
 def _final(
-    routing: Routing, envelope: Envelope, address: Address, recipient: Address, steps: list[Step], claim: _Claim
+    facts: Facts, envelope: Envelope, address: Address, recipient: Address, steps: list[Step], claim: _Claim
 ) -> Delivery:
     """What happens to one final address: mailbox, route, refusal in a local domain, the sender's relay, the default.
 
     Raises RouteError, LookupFault.
     """
+    routing = facts.routing
     bare = address.without_detail(routing.aliases.delimiter)
     # Postfix looks for mailboxes at no name of its own machine and in no domain that it takes for one of aliases
     # (trivial-rewrite(8), resolve.c).
@@ -291,12 +320,22 @@ def _final(
     steps.append(Step("domains", address.domain.key, Tried.SKIPPED, "not a local domain"))
     if routing.relays.fault:
         raise LookupFault(routing.relays.fault)
-    relay = relay_of(routing, envelope.reverse_path, steps)
+    copy = Delivery(Kind.ENDPOINT, address, recipient)
+    relay = relay_of(routing, plan_sender(routing, envelope, copy, facts.now).path, steps)
     if relay is not None:
         endpoint, rule = relay
-        return Delivery(Kind.ENDPOINT, address, recipient, endpoint, rule=rule)
+        return replace(copy, endpoint=endpoint, rule=rule)
     steps.append(Step("default", str(address), Tried.MATCHED, f"nothing else claims it: {routing.default}"))
     return _claimed("default", routing.default, address, recipient)
+
+
+def plan_sender(routing: Routing, envelope: Envelope, delivery: Delivery, at: float) -> Sender:
+    """The reverse-path of a copy of a message that was received `at`."""
+
+    def local(domain: Domain) -> bool:
+        return _local(routing, domain) is not None
+
+    return sender_for(routing.srs, envelope.reverse_path, delivery, local, at)
 
 
 def relay_of(routing: Routing, sender: Address | None, steps: list[Step]) -> tuple[str, str] | None:

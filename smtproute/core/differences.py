@@ -19,7 +19,7 @@ from smtproute.core.aliases import (
     expand,
     targets,
 )
-from smtproute.core.decide import Facts, Mailbox, Routing, limited, relay_of
+from smtproute.core.decide import Facts, Mailbox, Routing, limited, plan_sender, relay_of
 from smtproute.core.docker_mailserver import Folder, Signing, UserdbLine
 from smtproute.core.envelope import Envelope
 from smtproute.core.permit import LOOPBACK, inside
@@ -29,6 +29,7 @@ from smtproute.core.relays import Relays
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.seals import Seal
 from smtproute.core.settings import Kind
+from smtproute.core.srs import Sender
 
 __all__ = ["differences", "quota_name"]
 
@@ -414,25 +415,37 @@ def _rewritten(folder: Folder, sender: Address | None) -> Address | None:
     return Address(f"SRS0=HASH=TT={sender.domain.key}={sender.local}", domain)
 
 
+def _sender(case: _Case, delivery: Delivery) -> Sender:
+    """Ours."""
+    return plan_sender(case.facts.routing, case.envelope, delivery, case.facts.now)
+
+
 def _sender_rewriting(case: _Case) -> Iterator[_Said]:
-    rewritten = _rewritten(case.folder, case.envelope.reverse_path)
-    if rewritten is None or case.plan.refusal is not None:
+    """postsrsd rewrites the sender of a message, before anybody asks where its copies go; we that of each forward."""
+    sender, rewritten = case.envelope.reverse_path, _rewritten(case.folder, case.envelope.reverse_path)
+    copies = [(each.address, each.kind, _sender(case, each).rewritten) for each in case.plan.deliveries]
+    if rewritten is None:
+        after = f"keeps its sender, {sender}"
+        kept = (("Without SRS the copy for", address, after) for address, _, ours in copies if ours)
+        yield from (_Said(text, ("ENABLE_SRS",)) for text in _grouped(kept))
         return
-    sender = case.envelope.reverse_path
-    text = f"ENABLE_SRS=1 makes {rewritten} of the sender {sender} (HASH and TT are its seal and day)"
-    kept = [str(each.address) for each in case.plan.deliveries if each.kind is Kind.MAILBOX]
-    text += f", in what stays here too: {', '.join(kept[:3])}" if kept else ""
-    yield _Said(f"{text}.")
+    here = [str(address) for address, kind, _ in copies if kind is Kind.MAILBOX]
+    out = [str(address) for address, kind, ours in copies if kind is Kind.ENDPOINT and not ours]
+    if here or out:
+        text = f"ENABLE_SRS=1 makes {rewritten} of the sender {sender} (HASH and TT are its seal and day)"
+        text += f", in what stays here too: {', '.join(here[:LISTED])}" if here else ""
+        text += f", also for {', '.join(out[:LISTED])}" if out else ""
+        yield _Said(f"{text}.")
 
 
 def _relay(case: _Case) -> Iterator[_Said]:
     """Which relay takes the copies that go elsewhere, where the sender at that moment is another than ours."""
     relays, sender = case.facts.routing.relays, case.envelope.reverse_path
     rewritten = _rewritten(case.folder, sender)
-    ours = relay_of(case.facts.routing, sender, [])
-    theirs = relay_of(case.facts.routing, rewritten, []) if rewritten is not None else ours
+    theirs = relay_of(case.facts.routing, rewritten or sender, [])
     said = []
     for delivery in case.plan.deliveries:
+        ours = relay_of(case.facts.routing, _sender(case, delivery).path, [])
         if delivery.rule not in ("default", ours[1] if ours is not None else "default"):
             continue
         where = f"to the MX of {delivery.address.domain}" if theirs is None else f"through {theirs[0]} ({theirs[1]})"

@@ -30,6 +30,7 @@ DEFAULTS: Mapping[str, str] = {
     "SPOOF_PROTECTION": "0",
     "SRS_DOMAINNAME": "",
     "SRS_EXCLUDE_DOMAINS": "",
+    "SRS_SECRET": "",
     "SRS_SENDER_CLASSES": "envelope_sender",
 }
 """The variables that change routing, with docker-mailserver's defaults. Empty ones that name a domain or an address
@@ -83,6 +84,11 @@ class Environment:
         return self["POSTMASTER_ADDRESS"] or f"postmaster@{domain}"
 
     @property
+    def srs_secrets(self) -> tuple[str, ...]:
+        """SRS_SECRET: the first signs, all of them verify."""
+        return tuple(each for each in re.split(r"[,\r\n]+", self["SRS_SECRET"]) if each)
+
+    @property
     def srs_excluded(self) -> tuple[str, ...]:
         """SRS_EXCLUDE_DOMAINS, in lower case."""
         return tuple(each for each in re.split(r"[\s,]+", self["SRS_EXCLUDE_DOMAINS"].lower()) if each)
@@ -114,6 +120,8 @@ class KeyFile:
     written: str
     """The path as written."""
     rule: str
+    author: str = ""
+    """The domain of those whose mail it signs; empty: its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +170,11 @@ class Folder:
     dkim: Signing | None = None
     opendkim: tuple[KeyFile, ...] = ()
     """What SigningTable and KeyTable sign with."""
+
+    @property
+    def private_keys(self) -> tuple[KeyFile, ...]:
+        """Every key that seals or signs."""
+        return (*(self.arc.keys if self.arc else ()), *(self.dkim.keys if self.dkim else ()), *self.opendkim)
 
     @property
     def domain(self) -> str:

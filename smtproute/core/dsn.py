@@ -21,6 +21,8 @@ MAX_WORDS = 400
 """Characters of a server's reply that are quoted."""
 _MAX_DETAIL = 4000
 """Characters of what was tried."""
+_SENTENCES = 76
+"""Characters of a line of our own sentences."""
 _FOLD = 900
 """Characters of it on one line: no line may have more than 998 octets (RFC 5322 2.1.1)."""
 
@@ -40,6 +42,10 @@ class Failure:
     """What was tried and how it ended, where the sender may know."""
     gave_up: bool = False
     """The reply is temporary, and the lifetime is over."""
+    cause: str = ""
+    """What the reply means, where that is known."""
+    mend: str = ""
+    """What mends it, where the sender may know whose reply it was."""
 
 
 def _beginning(header: bytes) -> bytes:
@@ -80,7 +86,10 @@ def compose(
         said = f"{failure.server} said" if failure.server else "this relay said"
         over = " (it was tried until its time was over)" if failure.gave_up else ""
         human += [f"<{failure.recipient}>: {said}: {words}{over}"]
-        human += [f"    {part}" for part in wrap(_line(failure.detail, utf8, _MAX_DETAIL), _FOLD)] + [""]
+        human += [f"    {part}" for part in wrap(_line(failure.detail, utf8, _MAX_DETAIL), _FOLD)]
+        for told in (failure.cause, failure.mend):
+            human += [f"    {part}" for part in wrap(_line(told, utf8), _SENTENCES)]
+        human.append("")
         address_type = "rfc822" if failure.recipient.ascii else "utf-8"
         status += [
             f"Final-Recipient: {address_type}; {failure.recipient}",

@@ -6,12 +6,16 @@ were prepended, so a signature over the rest survives.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = ["Edit", "Field", "Span", "apply", "fields", "header_end"]
 
 Span = tuple[int, int]
 """Offsets in octets, the end not included."""
+
+_NAME = re.compile(rb"[!-9;-~]+")
+"""RFC 5322 2.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def fields(message: bytes) -> tuple[Field, ...]:
             stop = end if after < 0 else after + 2
         colon = message.find(b":", at, stop)
         name = message[at:colon].rstrip(b" \t") if colon > at else b""
-        if not name or any(octet <= 32 or octet >= 127 for octet in name):
+        if _NAME.fullmatch(name) is None:
             break
         found.append(Field(name.lower(), at, stop, colon + 1))
         at = stop

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from smtproute.core.providers import Advice
 from smtproute.core.reply import Refusal, Reply
 
 __all__ = ["Answer", "Judgement", "Outcome", "Result", "Stage", "judge", "too_many", "unwell"]
@@ -134,3 +135,5 @@ class Outcome:
     """Seconds since the epoch; only when deferred."""
     server: str = ""
     """Host name of the server that answered; empty when it was this relay."""
+    advice: Advice | None = None
+    """What the refusal of a server means, where that is known."""

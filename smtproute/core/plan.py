@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from smtproute.core.address import Address
@@ -11,7 +11,7 @@ from smtproute.core.event import Event, Happening
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.settings import Kind, Mode
 
-__all__ = ["Delivery", "Plan", "Step", "Tried", "distinct", "holdings", "planned"]
+__all__ = ["Delivery", "Plan", "Step", "Tried", "distinct", "holdings", "planned", "set_aside"]
 
 
 class Tried(StrEnum):
@@ -51,7 +51,7 @@ class Delivery:
     refusal: Refusal | None = None
     """What the sender is told, with `Kind.BOUNCE`."""
     held: bool = False
-    """The route says `mode = "hold"`: it waits in the queue until an operator releases it."""
+    """It waits in the queue until an operator releases it: the route says `mode = "hold"`, or it was set aside."""
     deliberate: bool = False
     """The route says `mode = "bounce"`: RCPT accepts it all the same."""
     junk: bool = False
@@ -122,10 +122,21 @@ def planned(plan: Plan, message_id: str, at: float) -> Event:
     return Event(Happening.PLANNED, at, message_id, facts=facts)
 
 
-def holdings(deliveries: Sequence[Delivery], message_id: str, at: float) -> list[Event]:
-    """The events that tell which copies of a message are held from the start, and by which rule."""
+def set_aside(deliveries: Sequence[Delivery]) -> tuple[Delivery, ...]:
+    """The same in quarantine: the mailbox copies go to Junk, and what would leave the house is held."""
+    return tuple(
+        replace(each, junk=each.kind is Kind.MAILBOX, held=each.held or each.kind is Kind.ENDPOINT)
+        for each in deliveries
+    )
+
+
+def holdings(deliveries: Sequence[Delivery], message_id: str, at: float, reason: str = "") -> list[Event]:
+    """The events that tell which copies of a message are held from the start, and by which rule.
+
+    `reason`: why they are, where they were set aside.
+    """
     return [
-        Event(Happening.HELD, at, message_id, number, {"address": str(each.address), "rule": each.rule})
+        Event(Happening.HELD, at, message_id, number, {"address": str(each.address), "rule": reason or each.rule})
         for number, each in enumerate(deliveries)
         if each.held
     ]

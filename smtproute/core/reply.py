@@ -52,10 +52,17 @@ class Reply:
 
 
 def behind_alias(reply: Reply) -> Reply:
-    """What the sender hears of an alias's target: that it failed, in no words that could name it."""
-    return Reply(reply.code, reply.enhanced, "The address that it stands for did not take the message")
+    """What the sender hears of an alias's target: that it failed, in no words that could name it.
+
+    Nor by a status code of the provider's own: those that are registered (RFC 5248) are small numbers.
+    """
+    subject, _, detail = reply.enhanced.rpartition(".")
+    enhanced = f"{subject}.0" if detail.isdecimal() and int(detail) > _REGISTERED else reply.enhanced
+    return Reply(reply.code, enhanced, "The address that it stands for did not take the message")
 
 
+_REGISTERED = 30
+"""The greatest detail of an enhanced status code that IANA has registered."""
 LOOKUP_FAILED = Reply(451, "4.3.0", "Temporary lookup failure: try again later")
 """A table cannot be used; Postfix says the same."""
 LOG_IN_FIRST = Reply(530, "5.7.0", "Authentication required: send AUTH first")

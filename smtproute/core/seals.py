@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from smtproute.core.address import Domain
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Delivery
-from smtproute.core.settings import Arc, DomainKey, Kind, Settings, SignBy
+from smtproute.core.settings import Arc, Dkim, DomainKey, Kind, Settings, SignBy
 
-__all__ = ["Seal", "excluded", "keyless", "plan_seal"]
+__all__ = ["Seal", "excluded", "keyless", "mismatch", "nearest", "plan_seal"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,15 @@ def plan_seal(settings: Settings, envelope: Envelope, delivery: Delivery, author
         case SignBy.RECIPIENT:
             domain = recipient
         case SignBy.SENDER:
-            domain = author if author is not None and _key(arc, author) is not None else recipient
+            domain = author if author is not None and nearest(arc.keys, author, arc.parents) is not None else recipient
         case SignBy.DOMAIN:
             domain = arc.domain if arc.domain is not None else recipient
         case _:
             assert_never(arc.sign)
-    key = _key(arc, domain)
+    key = nearest(arc.keys, domain, arc.parents)
     if key is None:
         return Seal(wanted=True, reason=f"there is no sealing key for {domain}")
-    reason = _mismatch(arc, envelope, author, key)
+    reason = mismatch(arc, envelope, author, key.domain)
     return Seal(wanted=True, reason=reason) if reason else Seal(key, wanted=True)
 
 
@@ -85,32 +87,32 @@ def keyless(arc: Arc, local_domains: Mapping[str, str]) -> dict[str, str]:
     return {
         domain: rule
         for domain, rule in local_domains.items()
-        if rule != "hostname" and _key(arc, Domain(domain, domain)) is None
+        if rule != "hostname" and nearest(arc.keys, Domain(domain, domain), arc.parents) is None
     }
 
 
-def _key(arc: Arc, domain: Domain) -> DomainKey | None:
-    """The key that seals in this domain's name, or for it in that of its nearest parent."""
-    key = arc.keys.get(domain.key)
+def nearest(keys: Mapping[str, T], domain: Domain, parents: bool) -> T | None:
+    """What `keys` has for this domain, by Domain.key; with `parents` else for its nearest parent that has anything."""
+    found = keys.get(domain.key)
     rest = domain.key
-    while key is None and arc.parents and "." in rest and not domain.literal:
+    while found is None and parents and "." in rest and not domain.literal:
         rest = rest.partition(".")[2]
-        key = arc.keys.get(rest)
-    return key
+        found = keys.get(rest)
+    return found
 
 
-def _mismatch(arc: Arc, envelope: Envelope, author: Domain | None, key: DomainKey) -> str:
-    """Why a login or an author keeps the seal off; empty where neither does."""
+def mismatch(options: Arc | Dkim, envelope: Envelope, author: Domain | None, signer: Domain) -> str:
+    """Why a login or an author keeps the seal or signature of `signer` off; empty where neither does."""
     login, sender = envelope.client.login, envelope.reverse_path
-    if login is not None and not arc.username_mismatch and not _same(arc, login.domain, key.domain):
-        return f"{login} may not seal for {key.domain} (allow_username_mismatch is off)"
-    if author is not None and sender is not None and not arc.author_mismatch and not _same(arc, author, sender.domain):
-        return f"its From is of {author}, its sender of {sender.domain} (allow_hdrfrom_mismatch is off)"
-    return ""
+    if login is not None and not options.username_mismatch and not _same(options, login.domain, signer):
+        return f"{login} is not of {signer} (allow_username_mismatch is off)"
+    if options.author_mismatch or author is None or sender is None or _same(options, author, sender.domain):
+        return ""
+    return f"its From is of {author}, its sender of {sender.domain} (allow_hdrfrom_mismatch is off)"
 
 
-def _same(arc: Arc, one: Domain, other: Domain) -> bool:
+def _same(options: Arc | Dkim, one: Domain, other: Domain) -> bool:
     """Whether two domains count as one: with `parents`, also where one is inside the other."""
     if one == other:
         return True
-    return arc.parents and (one.key.endswith(f".{other.key}") or other.key.endswith(f".{one.key}"))
+    return options.parents and (one.key.endswith(f".{other.key}") or other.key.endswith(f".{one.key}"))

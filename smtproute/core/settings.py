@@ -338,6 +338,12 @@ class Dkim:
     """Whether mail of trusted clients is signed. This and what follows are options of rspamd's dkim_signing.conf."""
     authenticated: bool = True
     """Whether mail of those who have logged in is signed."""
+    null_sender: bool = True
+    """Whether mail of the null reverse-path is signed."""
+    username_mismatch: bool = True
+    """Whether mail of a login may be signed in the name of another domain than the login's."""
+    author_mismatch: bool = True
+    """Whether mail is signed whose From is of another domain than its reverse-path."""
     parents: bool = False
     """Whether a domain without a key is signed for by its nearest parent that has one (use_esld)."""
 

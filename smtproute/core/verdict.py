@@ -48,3 +48,7 @@ class Judged:
     """What is done with it: policy, `pct` and trusted seals have been asked."""
     reason: str = ""
     """Why, in words, where it is refused or set aside, or would have been."""
+    author: str = ""
+    """The domain of the header From, as A-labels; "" where it names none."""
+    faults: tuple[str, ...] = ()
+    """Exceptions of ours that a check died of, in full: for the trace, never for a result."""

@@ -9,24 +9,27 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import assert_never
 
+from smtproute.core.address import Address
 from smtproute.core.choice import Candidate, Choice
 from smtproute.core.decide import relay_of
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import apply
 from smtproute.core.outcome import Answer, Judgement, Outcome, Result, judge, too_many, unwell
+from smtproute.core.providers import Advice, explained
 from smtproute.core.quota import UNLIMITED
 from smtproute.core.relays import names_relay
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.retry import next_attempt
 from smtproute.core.seals import Seal, plan_seal
 from smtproute.core.settings import Endpoint, Kind, Store
+from smtproute.core.signatures import Signatures, plan_signatures, unsigned
 from smtproute.core.snapshot import Snapshot
 from smtproute.core.transcript import plain
 from smtproute.delivery.bounce import bounce
 from smtproute.delivery.endpoint import Endpoints
 from smtproute.delivery.lmtp import lmtp_copy, lmtp_endpoint
 from smtproute.delivery.maildir import MailboxFailed, Maildir
-from smtproute.delivery.outgoing import Copy, Outgoing, author_domain, mailbox_edit
+from smtproute.delivery.outgoing import Copy, Outgoing, mailbox_edit
 from smtproute.smtp.client import Dialogue, Mail
 from smtproute.smtp.pool import NobodyReached, Pool
 from smtproute.spool.queue import Accepted, Entry, Message, Spool, SpoolFailed
@@ -49,6 +52,8 @@ class Job:
 
     message: Message
     entries: list[Entry]
+    sender: Address | None
+    """The reverse-path that they leave with: that of the message, unless they are forwards (SRS)."""
     seal: Seal
 
 
@@ -188,8 +193,9 @@ class Attempts:
             name = f"{int(job.message.received_at)}.{job.message.id}_{entry.number}.{hostname}"
             account = self._snapshot().routing.mailboxes.get(mailbox.key)
             quota = account.quota if account is not None else UNLIMITED
+            copied = apply(mailbox_edit(entry, hostname), content)
             try:
-                file = await self._maildir.deliver(mailbox, name, apply(mailbox_edit(entry, hostname), content), quota)
+                file = await self._maildir.deliver(mailbox, name, copied, quota, junk=entry.delivery.junk)
             except MailboxFailed as failed:
                 report.outcomes.append((entry, self._judged(entry, failed.refusal)))
             else:
@@ -208,7 +214,7 @@ class Attempts:
             return lmtp_endpoint(accounts) if accounts.lmtp is not None else None
         name = delivery.endpoint
         if names_relay(name) and name not in snapshot.settings.endpoints:
-            name, _ = relay_of(snapshot.routing, job.message.envelope.reverse_path, []) or ("", "")
+            name, _ = relay_of(snapshot.routing, job.sender, []) or ("", "")
         return snapshot.settings.endpoints.get(name)
 
     async def _to_endpoint(self, job: Job, report: Report, settle: Settle, look_over: LookOver) -> None:
@@ -250,18 +256,25 @@ class Attempts:
 
     async def _copy(self, job: Job, endpoint: Endpoint, report: Report) -> Copy:
         """What leaves for an endpoint."""
-        settings = self._snapshot().settings
+        snapshot = self._snapshot()
+        settings = snapshot.settings
         content = await self._spool.content(job.message.id)
         if endpoint.lmtp:
-            return lmtp_copy(job.message, content, str(settings.hostname))
-        seal = job.seal
-        if seal.wanted and settings.arc.by_author:
-            delivery = job.entries[0].delivery
-            seal = plan_seal(settings, job.message.envelope, delivery, author_domain(content))
-        copy = await self._outgoing.copy(job.message, content, seal, str(settings.hostname))
-        if copy.unsealed:
-            facts = {"endpoint": endpoint.name, "why": copy.unsealed}
-            report.events.append(Event(Happening.UNSEALED, self._world.clock.now(), job.message.id, facts=facts))
+            junk = job.entries[0].delivery.junk  # one message, one judgement
+            return lmtp_copy(job.message, content, str(settings.hostname), junk=junk)
+        envelope, seal = job.message.envelope, job.seal
+        signatures = Signatures(reason=unsigned(settings, envelope.client))
+        by_author = seal.wanted and settings.arc.by_author
+        if by_author or not signatures.reason:
+            author = await self._outgoing.author(content)
+            signatures = plan_signatures(settings, snapshot.routing.aliases, envelope, author)
+            if by_author:
+                seal = plan_seal(settings, envelope, job.entries[0].delivery, author.domain)
+        copy = await self._outgoing.copy(job.message, content, signatures, seal, settings)
+        for what, why in ((Happening.UNSIGNED, copy.unsigned), (Happening.UNSEALED, copy.unsealed)):
+            if why:
+                facts = {"endpoint": endpoint.name, "why": why}
+                report.events.append(Event(what, self._world.clock.now(), job.message.id, facts=facts))
         return copy
 
     async def _failover(
@@ -275,7 +288,7 @@ class Attempts:
         candidates = list(choice.candidates)
         while waiting and candidates:
             recipients = tuple(each.delivery.address for each in waiting)
-            mail = Mail(message.envelope.reverse_path, recipients, eight_bit, message.envelope.smtputf8)
+            mail = Mail(job.sender, recipients, eight_bit, message.envelope.smtputf8)
             left = waiting
             for candidate, dialogue in await self._dialogues(endpoint, candidates, mail, copy.content, choice.at):
                 self._learn(endpoint, candidate, dialogue)
@@ -337,7 +350,8 @@ class Attempts:
             return Outcome(Result.FAILED, Refusal(answer.reply, says, detail))
         # The last server's own words where it had some for us; else ours, and nobody is named as their source.
         own = answer.reply if answer.reply is not None and answer.reply.temporary else None
-        return self._deferred(entry, Refusal(own or _UNREACHED, says, detail), _host(candidate) if own else "")
+        refusal = Refusal(own or _UNREACHED, says, detail)
+        return self._deferred(entry, refusal, _host(candidate) if own else "", _meaning(said))
 
     def _dialogue(
         self,
@@ -357,7 +371,9 @@ class Attempts:
             "tls": dialogue.tls,
             "downgrade": dialogue.downgrade,
             "failed": _failure(dialogue),
+            "sender": str(job.sender or ""),
             "recipients": [entry.number for entry in waiting],
+            "signed": [{"domain": str(key.domain), "selector": key.selector} for key in copy.signed],
             "sealed": str(copy.sealed.domain) if copy.sealed is not None else "",
             "removed": [list(span) for span in copy.edit.removed],
             "prepended": copy.edit.prepended.decode("latin-1"),
@@ -379,7 +395,8 @@ class Attempts:
                 return Outcome(Result.DELIVERED, Refusal(answer.reply, says), server=host)
             case Judgement.FINAL:
                 assert answer.reply is not None
-                return Outcome(Result.FAILED, Refusal(answer.reply, says, answer.detail), server=host)
+                refusal = Refusal(answer.reply, says, answer.detail)
+                return Outcome(Result.FAILED, refusal, server=host, advice=_meaning([(candidate, answer)]))
             case Judgement.AMBIGUOUS:
                 detail = f"ambiguous: {answer.detail} after the final dot; it may have been taken"
                 return self._deferred(entry, Refusal(_AMBIGUOUS, says, detail))
@@ -391,14 +408,14 @@ class Attempts:
     def _judged(self, entry: Entry, refusal: Refusal) -> Outcome:
         return self._deferred(entry, refusal) if refusal.temporary else Outcome(Result.FAILED, refusal)
 
-    def _deferred(self, entry: Entry, refusal: Refusal, server: str = "") -> Outcome:
+    def _deferred(self, entry: Entry, refusal: Refusal, server: str = "", advice: Advice | None = None) -> Outcome:
         """To be tried again by the schedule, or failed where the lifetime is over."""
         queue = self._snapshot().settings.queue
         now = self._world.clock.now()
         again = next_attempt(queue, entry.message.received_at, entry.attempts + 1, now)
         if again is None:
-            return Outcome(Result.FAILED, refusal, server=server)
-        return Outcome(Result.DEFERRED, refusal, again, server)
+            return Outcome(Result.FAILED, refusal, server=server, advice=advice)
+        return Outcome(Result.DEFERRED, refusal, again, server, advice)
 
 
 def _dead(entry: Entry) -> Outcome:
@@ -410,6 +427,16 @@ def _dead(entry: Entry) -> Outcome:
 def _host(candidate: Candidate) -> str:
     """The server's name for those outside; what listens on a UNIX socket is a part of this relay to them."""
     return "" if candidate.server.socket else candidate.server.host
+
+
+def _meaning(said: Sequence[tuple[Candidate, Answer]]) -> Advice | None:
+    """What the last of these refusals means of which that is known."""
+    for candidate, answer in reversed(said):
+        if answer.reply is not None and not answer.ours:
+            advice = explained(answer.reply, _host(candidate))
+            if advice is not None:
+                return advice
+    return None
 
 
 def _nobody(choice: Choice, said: Sequence[tuple[Candidate, Answer]]) -> str:
@@ -457,6 +484,7 @@ def _ended(entry: Entry, outcome: Outcome, now: float) -> Event:
         "reply": str(outcome.refusal.reply),
         "says": outcome.refusal.says,
         "detail": outcome.refusal.detail,
+        "advice": outcome.advice.json() if outcome.advice is not None else None,
         "attempt": entry.attempts + 1,
         "delay": round(now - entry.message.received_at, 3),
         "retry_at": outcome.retry_at,

@@ -39,14 +39,14 @@ def bounce(
 
     if sender is None:
         return None, told(dsn="", why="the message has a null sender: nobody to tell")
-    plan = decide(Facts(routing), Envelope(_SELF, None), sender)
+    plan = decide(Facts(routing, now=now), Envelope(_SELF, None), sender)
     if plan.refusal is not None:
         return None, told(dsn="", why=f"the sender {sender} cannot be told: {plan.refusal}")
     failures = []
     for entry, outcome in failed:
         delivery = entry.delivery
         expanded = delivery.expanded
-        refusal = outcome.refusal
+        refusal, advice = outcome.refusal, outcome.advice
         failures.append(
             Failure(
                 delivery.recipient,
@@ -54,6 +54,8 @@ def bounce(
                 server="" if expanded else outcome.server,
                 detail="" if expanded or not refusal.detail else f"{refusal.says}: {refusal.detail}",
                 gave_up=refusal.temporary,
+                cause=f"Cause: {advice.cause}" if advice is not None else "",
+                mend=f"Mend: {advice.mend} See {advice.source}" if advice is not None and not expanded else "",
             )
         )
     queue_id = world.queue_id()

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
+from smtproute.core.decide import plan_sender
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.seals import Seal, plan_seal
 from smtproute.core.settings import Discover, Kind
@@ -126,18 +127,19 @@ class Dispatcher:
         return endpoint.max_connections if endpoint is not None else LOCAL_LANE
 
     def _queued(self, entries: Sequence[Entry]) -> list[Queued]:
-        """Sorts deliveries into jobs: one for each message, lane, sealing domain and, by its MX, domain."""
-        settings = self._snapshot().settings
+        """Sorts deliveries into jobs: one for each message, lane, sender, sealing domain and, by its MX, domain."""
+        snapshot = self._snapshot()
+        settings = snapshot.settings
         jobs: dict[tuple[str, ...], tuple[str, Job]] = {}
         for entry in entries:
-            delivery = entry.delivery
+            delivery, message = entry.delivery, entry.message
             domain = own = ""
+            # By the time of the message: each attempt at it has the same sender.
+            sender = plan_sender(snapshot.routing, message.envelope, delivery, message.received_at).path
             match delivery.kind:
                 case Kind.ENDPOINT:
                     endpoint = settings.endpoints.get(delivery.endpoint)
-                    seal = (
-                        Seal() if entry.message.bounce else plan_seal(settings, entry.message.envelope, delivery, None)
-                    )
+                    seal = Seal() if message.bounce else plan_seal(settings, message.envelope, delivery, None)
                     own = seal.key.domain.key if seal.key is not None else seal.reason
                     if endpoint is not None and endpoint.discover is Discover.RECIPIENT:
                         domain = delivery.address.domain.key
@@ -145,11 +147,11 @@ class Dispatcher:
                     seal = Seal()
                 case _:
                     assert_never(delivery.kind)
-            key = (entry.message.id, delivery.place, own, domain)
+            key = (message.id, delivery.place, str(sender or ""), own, domain)
             if key in jobs:
                 jobs[key][1].entries.append(entry)
             else:
-                jobs[key] = (domain, Job(entry.message, [entry], seal))
+                jobs[key] = (domain, Job(message, [entry], sender, seal))
         return [
             Queued(job, job.entries[0].delivery.place, job.entries[0].sender, domain) for domain, job in jobs.values()
         ]

@@ -2,7 +2,7 @@
 
 It is an endpoint like any other, with servers, addresses, kept connections and transcripts, except that it speaks LMTP
 and gets the mailboxes' copy: plain text, no seal. Return-Path and Delivered-To are the business of the server that
-delivers (RFC 5321 4.4).
+delivers (RFC 5321 4.4), and so is a Junk folder: what belongs there is marked.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ __all__ = ["lmtp_copy", "lmtp_endpoint"]
 
 NAME = "accounts.lmtp"
 """What the trace calls it, after its key in the configuration."""
+_JUNK = b"X-Spam-Flag: YES\r\n"
+"""What docker-mailserver's sieve script moves to Junk."""
 
 
 def lmtp_endpoint(accounts: Accounts) -> Endpoint:
@@ -24,7 +26,8 @@ def lmtp_endpoint(accounts: Accounts) -> Endpoint:
     return Endpoint(NAME, (accounts.lmtp,), tls=EndpointTls.NEVER, seal=False, lmtp=True)
 
 
-def lmtp_copy(message: Message, content: bytes, authserv_id: str) -> Copy:
+def lmtp_copy(message: Message, content: bytes, authserv_id: str, *, junk: bool) -> Copy:
     """Our results and our Received in front; forged results are gone."""
-    edit = Edit(message.forged, results(message, authserv_id) + message.trace_header)
-    return Copy(apply(edit, content), edit, None)
+    mark = _JUNK if junk else b""
+    edit = Edit(message.forged, mark + results(message, authserv_id) + message.trace_header)
+    return Copy(apply(edit, content), edit)

@@ -3,7 +3,8 @@
 The file is written and synced in `tmp`, renamed into `new`, and the directory synced (maildir(5)). Lines end in LF
 on disk, as every Maildir reader expects: bare newlines were refused at the door, so nothing is lost by it. The name
 carries the size on disk (`S=`) and with CRLF (`W=`), as Dovecot reads them, and is the same at every attempt: a
-delivery repeated after a crash replaces its first copy while that is unread.
+delivery repeated after a crash replaces its first copy while that is unread. Junk is a folder of Maildir++ inside the
+mailbox, and counts towards its quota.
 
 A mailbox with a quota is counted before it is written, and its deliveries take turns, so that each is judged by what
 the one before it left. What others write meanwhile is not known.
@@ -28,6 +29,8 @@ from smtproute.world import Clock, SystemClock
 
 __all__ = ["MailboxFailed", "Maildir"]
 
+JUNK = ".Junk"
+"""The folder that an IMAP server shows as Junk, which is what docker-mailserver's \\Junk mailbox is called."""
 PATIENCE = 10.0
 """Seconds that a delivery waits for its mailbox to be counted, from when that count was asked for."""
 
@@ -65,18 +68,23 @@ class Maildir:
         self._counting: dict[Path, _Count] = {}
         self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
-    async def deliver(self, mailbox: Address, name: str, content: bytes, quota: Quota = UNLIMITED) -> str:
+    async def deliver(
+        self, mailbox: Address, name: str, content: bytes, quota: Quota = UNLIMITED, *, junk: bool = False
+    ) -> str:
         """Writes `content` (CRLF) under the unique base `name`, if there is room; returns the file.
+
+        `junk`: into the Junk folder.
 
         A mailbox that is not counted in time is not judged. Raises MailboxFailed: for good where the content would
         not fit into the mailbox if that were empty, since no wait makes room for it.
         """
         folder = self._folder(mailbox)
+        into = folder / JUNK if junk else folder
         if not quota.limit:
-            return await self._written(folder, name, content, None)
+            return await self._written(into, name, content, None)
         if over(quota, 0, len(content)):
             why = f"{len(content)} octets never fit into {folder}, which may hold {quota.limit} ({quota.rule})"
-            return await self._written(folder, name, content, Refusal(FULL, _SAYS, why))
+            return await self._written(into, name, content, Refusal(FULL, _SAYS, why))
         turn = self._turns.setdefault(folder, asyncio.Lock())
         async with turn:
             used = await self._used(folder)
@@ -84,7 +92,7 @@ class Maildir:
             if used is not None and over(quota, used, len(content)):
                 why = f"{folder} is full: {used} of {quota.limit} octets, and {len(content)} more"
                 full = Refusal(FULL_FOR_NOW, _SAYS, why)
-            return await self._written(folder, name, content, full)
+            return await self._written(into, name, content, full)
 
     async def usage(self, mailbox: Address) -> int:
         """Octets of virtual size in the mailbox; 0 where it is not there yet. Raises MailboxFailed."""
@@ -166,6 +174,8 @@ def _write(folder: Path, name: str, content: bytes, full: Refusal | None) -> str
         raise MailboxFailed(full)
     for sub in ("cur", "tmp", "new"):
         _make(folder / sub)
+    if folder.name == JUNK:
+        (folder / "maildirfolder").touch(mode=0o600)
     try:
         with open(part, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(on_disk)

@@ -1,68 +1,109 @@
-"""Outgoing: the copy that leaves, made of the message that came by an Edit, sealed where it must be."""
+"""Outgoing: the copy that leaves, made of the message that came by an Edit, signed and sealed where it must be."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from email.utils import getaddresses
+from dataclasses import dataclass, replace
+from functools import partial
 
-from smtproute.core.address import Address, AddressError, Domain
-from smtproute.core.message import Edit, apply, fields
+from smtproute.core.author import Author, author
+from smtproute.core.message import Edit, apply
 from smtproute.core.seals import Seal
-from smtproute.core.settings import DomainKey
+from smtproute.core.settings import DomainKey, Settings
+from smtproute.core.signatures import Signatures
 from smtproute.mailauth import arc
 from smtproute.mailauth.keys import SigningKey
 from smtproute.mailauth.results import field as results_field
+from smtproute.mailauth.results import resinfo
+from smtproute.mailauth.sign import SignFault, sign
 from smtproute.spool.queue import Entry, Message
 from smtproute.world import World
 
-__all__ = ["Copy", "Outgoing", "author_domain", "mailbox_edit", "results"]
-
-MAX_COMMENTS = 50
-"""Comments in a header From, beyond which it names nobody."""
+__all__ = ["Copy", "Outgoing", "mailbox_edit", "results"]
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One copy for an endpoint: the exact octets, the Edit that made them, the key that sealed it or why none did."""
+    """One copy for an endpoint: the exact octets, the Edit that made them, the keys that signed and sealed it."""
 
     content: bytes
     edit: Edit
-    sealed: DomainKey | None
+    signed: tuple[DomainKey, ...] = ()
+    unsigned: str = ""
+    """Why a signature is missing that should be there."""
+    sealed: DomainKey | None = None
     unsealed: str = ""
+    """Why the seal is missing that should be there."""
 
 
 class Outgoing:
-    """Makes copies. The signing keys are those of the configuration now in force."""
+    """Makes copies. The keys, those that seal by Domain.key, are those of the configuration now in force."""
 
-    def __init__(self, keys: Callable[[], Mapping[str, SigningKey]], cpu: Executor, world: World) -> None:
-        self._keys = keys
+    def __init__(
+        self,
+        sealing: Callable[[], Mapping[str, SigningKey]],
+        signing: Callable[[], Mapping[DomainKey, SigningKey]],
+        cpu: Executor,
+        world: World,
+    ) -> None:
+        self._sealing = sealing
+        self._signing = signing
         self._cpu = cpu
         self._world = world
 
-    async def copy(self, message: Message, content: bytes, seal: Seal, authserv_id: str) -> Copy:
-        """The copy of `content` for an endpoint, with a seal where `seal` has a key."""
+    async def author(self, content: bytes) -> Author:
+        """Whom the header From of a message names."""
+        return await asyncio.get_running_loop().run_in_executor(self._cpu, author, content)
+
+    async def copy(
+        self, message: Message, content: bytes, signatures: Signatures, seal: Seal, settings: Settings
+    ) -> Copy:
+        """The copy of `content` for an endpoint, with signatures and over them a seal, where these have keys."""
         edit = Edit(message.forged, message.trace_header)
-        copied = apply(edit, content)
-        if seal.key is None:
-            return Copy(copied, edit, None, seal.reason if seal.wanted else "")
-        key = self._keys().get(seal.key.domain.key)
-        if key is None:
-            return Copy(copied, edit, None, f"the key of {seal.key.domain} is not loaded")
+        copy = await self._signed(Copy(apply(edit, content), edit), signatures, settings)
+        return await self._sealed(copy, message, seal, settings)
+
+    async def _signed(self, copy: Copy, signatures: Signatures, settings: Settings) -> Copy:
+        if not signatures.keys:
+            return replace(copy, unsigned=signatures.reason if signatures.wanted else "")
+        loaded = self._signing()
+        keys = tuple(key for key in signatures.keys if key in loaded)
+        missing = [key for key in signatures.keys if key not in loaded]
+        unsigned = "; ".join(f"the key {key.selector} of {key.domain} is not loaded" for key in missing)
+        at = int(self._world.clock.now())
+        made = partial(sign, copy.content, [loaded[key] for key in keys], at, settings.authentication)
         try:
-            sealed = await asyncio.get_running_loop().run_in_executor(
-                self._cpu, _seal, copied, message, key, authserv_id, int(self._world.clock.now())
-            )
-        except arc.SealFault as fault:
-            return Copy(copied, edit, None, str(fault))
-        return Copy(sealed + copied, Edit(edit.removed, sealed + edit.prepended), seal.key)
+            added = await asyncio.get_running_loop().run_in_executor(self._cpu, made)
+        except SignFault as fault:
+            return replace(copy, unsigned=str(fault))
+        return replace(_topped(copy, added), signed=keys, unsigned=unsigned)
+
+    async def _sealed(self, copy: Copy, message: Message, seal: Seal, settings: Settings) -> Copy:
+        if seal.key is None:
+            return replace(copy, unsealed=seal.reason if seal.wanted else "")
+        key = self._sealing().get(seal.key.domain.key)
+        if key is None:
+            return replace(copy, unsealed=f"the key of {seal.key.domain} is not loaded")
+        made = partial(_seal, copy.content, message, key, settings, int(self._world.clock.now()))
+        try:
+            added = await asyncio.get_running_loop().run_in_executor(self._cpu, made)
+        except SignFault as fault:
+            return replace(copy, unsealed=str(fault))
+        return replace(_topped(copy, added), sealed=seal.key)
 
 
-def _seal(copied: bytes, message: Message, key: SigningKey, authserv_id: str, at: int) -> bytes:
-    chain = arc.recall(copied, message.verdicts)
-    return arc.seal(copied, chain=chain, key=key, authserv_id=authserv_id, verdicts=message.verdicts, at=at)
+def _topped(copy: Copy, added: bytes) -> Copy:
+    edit = Edit(copy.edit.removed, added + copy.edit.prepended)
+    return replace(copy, content=added + copy.content, edit=edit)
+
+
+def _seal(copied: bytes, message: Message, key: SigningKey, settings: Settings, at: int) -> bytes:
+    bounds = settings.authentication
+    chain = arc.recall(copied, message.verdicts, bounds)
+    results = " ".join(resinfo(str(settings.hostname), message.verdicts))
+    return arc.seal(copied, chain=chain, key=key, results=results, at=at, bounds=bounds)
 
 
 def mailbox_edit(entry: Entry, authserv_id: str) -> Edit:
@@ -76,18 +117,3 @@ def mailbox_edit(entry: Entry, authserv_id: str) -> Edit:
 def results(message: Message, authserv_id: str) -> bytes:
     """What we found about the message, as a header field; nothing where nobody looked."""
     return results_field(authserv_id, message.verdicts) if message.verdicts else b""
-
-
-def author_domain(content: bytes) -> Domain | None:
-    """The domain of the header From (RFC 5322 3.6.2), for sealing in the sender's name; None where it names none."""
-    for each in fields(content):
-        if each.name == b"from":
-            value = each.value(content).decode("utf-8", "replace")
-            if value.count("(") > MAX_COMMENTS:  # the parser nests as deep as they do
-                return None
-            found = getaddresses([value])
-            try:
-                return Address.parse(found[0][1]).domain if found else None
-            except AddressError:
-                return None
-    return None

@@ -96,7 +96,7 @@ class Waiting:
         for _, held_back in self.held_back:
             report.events += held_back.events
             report.outcomes += [
-                (entry, Outcome(Result.WITHDRAWN, outcome.refusal, server=outcome.server))
+                (entry, replace(outcome, result=Result.WITHDRAWN, retry_at=None))
                 for entry, outcome in held_back.outcomes
             ]
         return report

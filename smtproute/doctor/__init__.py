@@ -15,6 +15,7 @@ from smtproute.doctor import (
     accounts,
     aliases,
     bounces,
+    dns,
     endpoints,
     files,
     hostname,
@@ -28,6 +29,7 @@ from smtproute.doctor import (
     seals,
     srs,
 )
+from smtproute.doctor.dns.answers import Answers
 from smtproute.doctor.survey import Survey, place
 from smtproute.doctor.watching import Watch, watch
 from smtproute.resolve.hidden import Hidden
@@ -53,16 +55,22 @@ FAMILIES = (
 )
 
 
-def examine(snapshot: Snapshot, hidden: Sequence[Hidden] = (), probes: Sequence[Probe] = ()) -> list[Finding]:
+def examine(
+    snapshot: Snapshot,
+    hidden: Sequence[Hidden] = (),
+    probes: Sequence[Probe] = (),
+    answers: Answers | None = None,
+) -> list[Finding]:
     """All findings, errors first, each name once a place.
 
-    `hidden` and `probes` are what the network was asked before, if it was.
+    `hidden`, `probes` and `answers` are what the network was asked before, if it was.
     """
     survey = Survey(snapshot)
     found: dict[tuple[str, str], Finding] = {}
     resolver = snapshot.settings.resolver
     asked = (*endpoints.doubled(hidden, resolver.hosts_file), *endpoints.reached(probes, resolver.stale))
-    for finding in (*snapshot.findings, *asked):
+    published = dns.examine(answers) if answers is not None else ()
+    for finding in (*snapshot.findings, *asked, *published):
         found.setdefault((finding.name, f"{finding.where} {finding.what}"), finding)
     for family in FAMILIES:
         for finding in family.examine(survey):

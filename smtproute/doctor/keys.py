@@ -29,27 +29,33 @@ def examine(survey: Survey) -> Iterator[Finding]:
     folder = survey.folder
     if folder is None:
         return
-    sealing = folder.arc.keys if folder.arc is not None else ()
-    signing = (*(folder.dkim.keys if folder.dkim is not None else ()), *folder.opendkim)
     seen: set[str] = set()
-    for key in (*sealing, *signing):
+    for key in folder.private_keys:
         if key.file and key.file not in seen:
             seen.add(key.file)
             yield from _mode(key.rule, key.file)
-    for key in sealing:
-        yield from _sealing(key)
+    for key in folder.arc.keys if folder.arc is not None else ():
+        yield from _usable(key, f"mail to {key.domain} that is forwarded is not sealed", sealing=True)
+    for key in folder.dkim.keys if folder.dkim is not None else ():
+        yield from _usable(key, f"mail of {key.domain} goes out without this signature", sealing=False)
+    for key in folder.opendkim:
+        if files.there(Path(key.file)):  # the reader has said where one is missing
+            yield from _usable(key, f"mail of {key.domain} goes out without this signature", sealing=False)
 
 
 def _configured(survey: Survey) -> Iterator[Finding]:
-    """`[arc.keys]`: that they can be used was seen when they were read."""
-    arc = survey.snapshot.settings.arc
-    folder = survey.folder
-    theirs = {key.file for key in folder.arc.keys} if folder is not None and folder.arc is not None else set()
+    """`[arc.keys]` and `[dkim.keys]`: that they can be used was seen when they were read."""
+    arc, dkim = survey.snapshot.settings.arc, survey.snapshot.settings.dkim
+    theirs = {key.file for key in survey.folder.private_keys} if survey.folder is not None else set()
+    signing = (key for several in dkim.keys.values() for key in several)
+    for table, keys in (("arc", (*arc.keys.values(), *arc.others)), ("dkim", signing)):
+        for key in keys:
+            if key.file not in theirs:
+                yield from _mode(f'{table}.keys."{key.domain}"', key.file)
     for key in arc.keys.values():
         if key.file in theirs:
             continue
         where = f'arc.keys."{key.domain}"'
-        yield from _mode(where, key.file)
         if arc.sign is SignBy.RECIPIENT and key.domain.key not in survey.routing.local_domains:
             yield warning("key-unused", where, f"{key.domain} is no local domain: this key seals nothing.")
 
@@ -65,24 +71,28 @@ def _mode(where: str, file: str) -> Iterator[Finding]:
         yield warning("key-mode", where, what, f"chmod 600 {file}")
 
 
-def _sealing(key: KeyFile) -> Iterator[Finding]:
-    """Whether rspamd can seal with it."""
+def _usable(key: KeyFile, consequence: str, *, sealing: bool) -> Iterator[Finding]:
+    """Whether mail can be sealed or else signed with it."""
     new = _MISSING.format(domain=key.domain, selector=key.selector)
-    consequence = f"mail to {key.domain} that is forwarded is not sealed"
     if not key.file:
         return  # the reader has said that the path is nowhere here
     try:
-        load(DomainKey(Domain(key.domain, key.domain), key.selector, key.file))
+        load(DomainKey(Domain(key.domain, key.domain), key.selector, key.file), sealing=sealing)
     except KeyFault as fault:
         if not files.there(Path(key.file)):
-            what = f"{key.written} is not there: {consequence}, and the log says so at debug level only."
-            yield error("arc-key-missing", key.rule, what, new)
+            what = f"{key.written} is not there: {consequence}."
+            yield error("arc-key-missing" if sealing else "dkim-key-missing", key.rule, what, new)
         elif (bits := _bits(key.file)) and bits < MIN_BITS:
-            what = f"{key.written} has {bits} bits, and verifiers take {MIN_BITS} at least (RFC 8301): the seal counts"
-            yield error("arc-key-short", key.rule, f"{what} for nothing.", f"{new} keysize 2048")
+            what = f"{key.written} has {bits} bits, and verifiers take {MIN_BITS} at least (RFC 8301): what it signs"
+            yield error(
+                "arc-key-short" if sealing else "dkim-key-short",
+                key.rule,
+                f"{what} counts for nothing.",
+                f"{new} keysize 2048",
+            )
         else:
             what = f"{str(fault).replace(key.file, key.written)}. Until then {consequence}."
-            yield error("arc-key-unusable", key.rule, what, new)
+            yield error("arc-key-unusable" if sealing else "dkim-key-unusable", key.rule, what, new)
 
 
 def _bits(file: str) -> int:

@@ -26,7 +26,7 @@ from smtproute.core.envelope import Client, Envelope
 from smtproute.core.plan import Delivery, Plan, Step, Tried
 from smtproute.core.reply import Refusal
 from smtproute.core.routes import Route, parse_match
-from smtproute.core.settings import Kind, Mode, Role
+from smtproute.core.settings import Kind, Mode, Role, Srs
 from smtproute.core.snapshot import Snapshot
 
 __all__ = ["Alias", "Outlook", "Survey", "listed", "place"]
@@ -73,7 +73,8 @@ class Survey:
     """A snapshot, and questions to it.
 
     Faults of whole tables are left out of account: they have findings of their own, and what else is wrong should
-    not wait until they are mended. So are the access lists, which refuse on purpose. The conditions of routes are
+    not wait until they are mended. So are the access lists, which refuse on purpose, and SRS, whose addresses nobody
+    writes into a table. The conditions of routes are
     taken to hold where that brings mail somewhere: what nobody gets then, nobody ever gets.
     """
 
@@ -88,6 +89,7 @@ class Survey:
             relays=replace(routing.relays, fault=""),
             send_access=None,
             receive_access=None,
+            srs=Srs(),
             routes=tuple(_at_best(route) for route in routing.routes if not _refuses_some(route)),
         )
         self._files = tuple(f"{table.file}:" for table in (*tables, *local))
@@ -187,7 +189,8 @@ class Survey:
         found = self._outlooks.get(address.key)
         if found is None:
             envelope = Envelope(Client("127.0.0.1", 0, "", Role.INBOUND, trusted=True), None)
-            found = self._outlooks[address.key] = self._seen(address, decide(Facts(self.routing), envelope, address))
+            plan = decide(Facts(self.routing, now=0.0), envelope, address)
+            found = self._outlooks[address.key] = self._seen(address, plan)
         return found
 
     def _seen(self, address: Address, plan: Plan) -> Outlook:
@@ -206,7 +209,7 @@ class Survey:
     def stranger(self, address: Address, routing: Routing | None = None) -> Refusal | None:
         """Why a stranger may not send to it; None where it is accepted."""
         envelope = Envelope(Client("192.0.2.1", 0, "", Role.INBOUND, trusted=False), None)
-        return decide(Facts(routing or self.routing), envelope, address).refusal
+        return decide(Facts(routing or self.routing, now=0.0), envelope, address).refusal
 
     def claim(self, domain: str) -> str | None:
         """The rule that makes it a domain of aliases only."""

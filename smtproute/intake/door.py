@@ -7,24 +7,25 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from smtproute.core.address import Address, AddressError
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.login import Login
 from smtproute.core.message import Field, fields, header_end
-from smtproute.core.plan import Delivery, Plan, Tried, distinct, holdings, planned
+from smtproute.core.plan import Delivery, Plan, Tried, distinct, holdings, planned, set_aside
+from smtproute.core.policy import refusal
 from smtproute.core.proxy import queued
 from smtproute.core.reply import Refusal, Reply
 from smtproute.core.seals import excluded
-from smtproute.core.settings import Limits, Listener, ReplyAfter
+from smtproute.core.settings import Limits, Listener, ReplyAfter, Role, Settings
 from smtproute.core.snapshot import Snapshot
 from smtproute.core.transcript import Arrow, Line, plain
-from smtproute.core.verdict import Verdict
+from smtproute.core.verdict import Disposition, Judged
 from smtproute.intake.facts import Usage, decided
 from smtproute.intake.passwords import PasswordFault, Passwords
-from smtproute.mailauth.results import forged
+from smtproute.mailauth.results import forged, resinfo
 from smtproute.smtp.wire import ContentRefused
 from smtproute.spool.queue import LARGEST_ROW, Accepted, Message, Spool, SpoolFailed, SpoolFull, Staged
 from smtproute.world import World
@@ -43,10 +44,12 @@ _TOO_MANY_HOPS = Reply(554, "5.4.6", f"Too many hops: more than {MAX_HOPS} Recei
 _TOO_MANY = Reply(452, "4.5.3", "These recipients stand for too many: send to the others in another transaction")
 _NO_LOGIN = Reply(535, "5.7.8", "Authentication failed: check the name and the password")
 _NO_LOGIN_NOW = Reply(454, "4.7.0", "The password cannot be checked now: try again later")
+_TOLD = 10
+"""Recipients that the event of a refused message names."""
 _HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {LARGEST_ROW} octets")
 
-Judge = Callable[[bytes], Awaitable[Sequence[Verdict]]]
-"""Gathers the verdicts on a whole message."""
+Judge = Callable[[bytes, Envelope, Settings], Awaitable[Judged]]
+"""Gathers the verdicts on a message, and what follows. Whatever it holds, they come out."""
 Explain = Callable[[Envelope, Address], Awaitable[tuple[Reply, Sequence[str]]]]
 """What RCPT would answer, and the lines that explain it."""
 
@@ -154,7 +157,8 @@ class IntakeDoor:
         again = transaction.plans.get(recipient)
         if again is not None:
             return again.reply
-        plan = await decided(transaction.snapshot.routing, self._intake.usage, transaction.envelope, recipient)
+        routing, now = transaction.snapshot.routing, self._intake.world.clock.now()
+        plan = await decided(routing, self._intake.usage, transaction.envelope, recipient, now)
         copies = sum(len(each.deliveries) for each in transaction.plans.values()) + len(plan.deliveries)
         if plan.refusal is not None:
             self._refused(transaction.envelope, str(plan.recipient), plan.refusal)
@@ -250,8 +254,8 @@ class IntakeDoor:
                 head = bytes(taken.held)
                 if header_end(head) == len(head):
                     return _HEADER_TOO_LARGE
-                # Only a chain of seals needs the whole message in memory, to be verified.
-                taken.whole = any(each.name == b"arc-seal" for each in fields(head))
+                # Only signatures need the whole message in memory, to be verified.
+                taken.whole = any(each.name in (b"arc-seal", b"dkim-signature") for each in fields(head))
                 taken.staged = intake.spool.stage(queue_id)
                 await taken.staged.write(head)
         return None
@@ -275,11 +279,25 @@ class IntakeDoor:
         if hops > MAX_HOPS:
             self._refused(envelope, "", Refusal(_TOO_MANY_HOPS, "intake", f"{hops} Received fields"))
             return _TOO_MANY_HOPS
-        ours = envelope.client.trusted or envelope.client.login is not None
-        wanted = not (ours and excluded(settings, envelope.client))
-        verdicts = tuple(await intake.judge(held)) if wanted else ()
+        judged = await self._judged(held, envelope, settings)
         now = intake.world.clock.now()
+        faults = [
+            Event(Happening.FAULT, now, queue_id, facts={"where": "verdict", "detail": detail})
+            for detail in judged.faults
+        ]
         plans = tuple(transaction.plans.values())
+        deliveries, aside = distinct(plans), ""
+        match judged.disposition:
+            case Disposition.NONE:
+                pass
+            case Disposition.QUARANTINE:
+                deliveries, aside = set_aside(deliveries), f"DMARC: {judged.reason}"
+            case Disposition.REJECT:
+                for event in faults:
+                    intake.emit(event)
+                return self._rejected(envelope, plans, judged)
+            case _:
+                assert_never(judged.disposition)
         message = Message(
             id=queue_id,
             received_at=now,
@@ -288,9 +306,8 @@ class IntakeDoor:
             trace_header=received_field(queue_id, envelope, plans, str(settings.hostname), now)
             + _separator(held, header),
             forged=forged(held, str(settings.hostname)),
-            verdicts=verdicts,
+            verdicts=judged.verdicts,
         )
-        deliveries = distinct(plans)
         reply = queued(queue_id)
         said = [_said(reply, envelope, now)]
         if self._listener.reply is ReplyAfter.DELIVERED and not self._hurried:
@@ -301,8 +318,9 @@ class IntakeDoor:
             taken.staged if taken.staged is not None else held,
             deliveries,
             [
-                *_events(message, plans, [*transcript(), *said], header),
-                *holdings(deliveries, queue_id, now),
+                *_events(message, plans, [*transcript(), *said], judged),
+                *faults,
+                *holdings(deliveries, queue_id, now, aside),
             ],
         )
         # The commit must not die with the session: a client that is gone may still have its mail delivered.
@@ -311,6 +329,24 @@ class IntakeDoor:
             raise failure
         for event in accepted.events:
             intake.emit(event)
+        return reply
+
+    async def _judged(self, content: bytes, envelope: Envelope, settings: Settings) -> Judged:
+        """What is found about the message; nothing where nobody would read it."""
+        client = envelope.client
+        ours = client.trusted or client.login is not None
+        if client.role is not Role.INBOUND and ours and excluded(settings, client):
+            return Judged()
+        return await self._intake.judge(content, envelope, settings)
+
+    def _rejected(self, envelope: Envelope, plans: Sequence[Plan], judged: Judged) -> Reply:
+        """Refuses a message whose author's domain asks for that."""
+        reply = refusal(judged)
+        recipients = [str(plan.recipient) for plan in plans]
+        if len(recipients) > _TOLD:
+            recipients[_TOLD:] = [f"and {len(recipients) - _TOLD} more"]
+        found = " ".join(resinfo(str(self._intake.snapshot().settings.hostname), judged.verdicts))
+        self._refused(envelope, ", ".join(recipients), Refusal(reply, "policy", found))
         return reply
 
     async def _commit(self, accepted: Accepted) -> Exception | None:
@@ -393,9 +429,7 @@ def _separator(content: bytes, header: Sequence[Field]) -> bytes:
     return b"" if header or content.startswith(b"\r\n") else b"\r\n"
 
 
-def _events(
-    message: Message, plans: Sequence[Plan], transcript: Sequence[Line], header: Sequence[Field]
-) -> list[Event]:
+def _events(message: Message, plans: Sequence[Plan], transcript: Sequence[Line], judged: Judged) -> list[Event]:
     envelope, client = message.envelope, message.envelope.client
 
     def event(what: Happening, **facts: object) -> Event:
@@ -415,6 +449,11 @@ def _events(
         forged=len(message.forged),
         transcript=plain(transcript),
     )
-    judged = [event(Happening.VERDICT, verdicts=[str(verdict) for verdict in message.verdicts])]
+    found = event(
+        Happening.VERDICT,
+        verdicts=[str(verdict) for verdict in judged.verdicts],
+        disposition=str(judged.disposition),
+        reason=judged.reason,
+    )
     plans_told = [planned(plan, message.id, message.received_at) for plan in plans]
-    return [received, *plans_told, *(judged if message.verdicts else ())]
+    return [received, *plans_told, *([found] if judged.verdicts else ())]

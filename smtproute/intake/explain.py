@@ -1,6 +1,7 @@
 """Explain: what would happen to a recipient, by the same steps as for mail that is really sent.
 
-The same `decided`, the same `candidates`, the same `plan_seal` as the relay; nothing is connected to.
+The same `decided`, `candidates`, `plan_sender`, `plan_signatures` and `plan_seal` as the relay; nothing is connected
+to.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from smtproute.core.address import Address, Domain
+from smtproute.core.author import Author
 from smtproute.core.choice import Choice, Resolution, Resolved
-from smtproute.core.decide import Facts
+from smtproute.core.decide import Facts, plan_sender
 from smtproute.core.differences import differences, quota_name
 from smtproute.core.envelope import Envelope
+from smtproute.core.lookup import Lookup, Unanswered
 from smtproute.core.plan import Delivery, Plan
+from smtproute.core.providers import Provider
 from smtproute.core.reply import Reply
 from smtproute.core.seals import Seal, plan_seal
-from smtproute.core.settings import Endpoint, Kind
+from smtproute.core.settings import Endpoint, Kind, Policy, Role
+from smtproute.core.signatures import Signatures, plan_signatures
 from smtproute.core.snapshot import Snapshot
+from smtproute.core.srs import Sender
 from smtproute.intake.facts import DEADLINE, Usage, UsageUnknown, decided
+from smtproute.intake.targets import Targets
 from smtproute.resolve.lastgood import goes_on
 
-__all__ = ["Candidates", "Explained", "Leg", "explain", "leg_json", "reply_json", "status"]
+__all__ = ["Candidates", "Explained", "Leg", "explain", "leg_json", "reply_json", "signatures", "status"]
 
 Candidates = Callable[[Endpoint, Domain], Awaitable[Choice]]
 """The addresses that an endpoint would be tried at, for mail to this domain."""
@@ -37,7 +44,11 @@ class Leg:
     delivery: Delivery
     choice: Choice | None
     """None where it is no endpoint's."""
+    sender: Sender
+    signatures: Signatures
     seal: Seal
+    provider: Provider | None = None
+    """Who takes mail for its target, where that is one of those who are known."""
 
     @property
     def undeliverable(self) -> bool:
@@ -56,7 +67,6 @@ class Explained:
 
     plan: Plan
     legs: tuple[Leg, ...]
-    sender: str
     notes: tuple[str, ...]
     version: str = ""
     """docker-mailserver's, where its folder is simulated."""
@@ -77,7 +87,7 @@ class Explained:
                 {"rule": step.rule, "tried": step.tried, "result": str(step.result), "why": step.why}
                 for step in self.plan.steps
             ],
-            "deliveries": [leg_json(leg, self.sender) for leg in self.legs],
+            "deliveries": [leg_json(leg) for leg in self.legs],
             "notes": list(self.notes),
         }
         if self.version:
@@ -99,9 +109,19 @@ class Explained:
 
 
 async def explain(
-    snapshot: Snapshot, candidates: Candidates, usage: Usage, envelope: Envelope, recipients: Sequence[Address]
+    snapshot: Snapshot,
+    candidates: Candidates,
+    usage: Usage,
+    envelope: Envelope,
+    recipients: Sequence[Address],
+    now: float,
+    lookup: Lookup | None = None,
 ) -> list[Explained]:
-    """What would happen to each recipient of one message with this envelope."""
+    """What would happen to each recipient of one message with this envelope, at the time `now`.
+
+    `lookup` is asked for the mail exchangers of targets whose mail leaves by another server.
+    """
+    targets = Targets(lookup)
     explained: list[Explained] = []
     seen: dict[str, Address] = {}
     held: dict[str, int] = {}
@@ -112,7 +132,7 @@ async def explain(
         return held[account.key]
 
     for recipient in recipients:
-        plan = await decided(snapshot.routing, counted, envelope, recipient)
+        plan = await decided(snapshot.routing, counted, envelope, recipient, now)
         notes = list(plan.notes)
         legs = []
         for delivery in plan.deliveries:
@@ -124,14 +144,25 @@ async def explain(
             choice = None
             if delivery.kind is Kind.ENDPOINT:
                 choice = await candidates(snapshot.settings.endpoints[delivery.endpoint], delivery.address.domain)
+            signed = signatures(snapshot, envelope, delivery)
+            if signed.wanted:
+                notes.append(f"{delivery.address}: not predicted: the header From decides who signs, not the sender")
             seal = plan_seal(snapshot.settings, envelope, delivery, None)
             if seal.wanted and snapshot.settings.arc.by_author:
                 notes.append(f"{delivery.address}: not predicted: the header From may choose another sealing domain")
-            legs.append(Leg(delivery, choice, seal))
+            sender = plan_sender(snapshot.routing, envelope, delivery, now)
+            provider = None
+            try:
+                provider = await targets.provider(snapshot, delivery, choice)
+            except Unanswered as unanswered:
+                notes.append(f"{delivery.address}: its provider is not known: {unanswered}")
+            legs.append(Leg(delivery, choice, sender, signed, seal, provider))
         stale = goes_on(snapshot.settings.resolver.stale)
         if stale and any(leg.choice is not None and leg.choice.unanswered for leg in legs):
             notes.append(stale)
-        told = Explained(plan, tuple(legs), str(envelope.reverse_path or ""), tuple(notes))
+        if plan.deliveries and _enforced(snapshot, envelope):
+            notes.append("not predicted: policy is enforce, by which mail that fails DMARC is refused or set aside")
+        told = Explained(plan, tuple(legs), tuple(notes))
         folder = snapshot.folder
         if folder is not None:
             asked = quota_name(folder, snapshot.routing, plan.recipient)
@@ -139,11 +170,20 @@ async def explain(
                 with suppress(UsageUnknown, TimeoutError):
                     async with asyncio.timeout(DEADLINE):
                         await counted(asked)
-            facts, seals = Facts(snapshot.routing, held), [leg.seal for leg in legs]
+            facts, seals = Facts(snapshot.routing, held, now=now), [leg.seal for leg in legs]
             said = differences(folder, facts, envelope, plan, seals, explained[0].plan.recipient if explained else None)
             told = replace(told, version=folder.version, differences=said)
         explained.append(told)
     return explained
+
+
+def signatures(snapshot: Snapshot, envelope: Envelope, delivery: Delivery) -> Signatures:
+    """Who signs a copy whose header From is the envelope's sender."""
+    if delivery.kind is not Kind.ENDPOINT:
+        return Signatures(reason="it does not leave the house")
+    sender = envelope.reverse_path
+    author = Author((sender,)) if sender is not None else Author(fault="the null sender names no From")
+    return plan_signatures(snapshot.settings, snapshot.routing.aliases, envelope, author)
 
 
 def status(plan: Plan, legs: Sequence[Leg]) -> int:
@@ -158,8 +198,8 @@ def reply_json(reply: Reply) -> dict[str, Any]:
     return {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text}
 
 
-def leg_json(leg: Leg, sender: str) -> dict[str, Any]:
-    delivery, key = leg.delivery, leg.seal.key
+def leg_json(leg: Leg) -> dict[str, Any]:
+    delivery, key, sender = leg.delivery, leg.seal.key, leg.sender
     servers = []
     for looked in leg.choice.looked if leg.choice is not None else ():
         resolved, found = looked.resolved, looked.resolved.addresses
@@ -187,8 +227,11 @@ def leg_json(leg: Leg, sender: str) -> dict[str, Any]:
             for each in (leg.choice.passed if leg.choice is not None else ())
             for server, ip in (each.candidate.spot,)
         ],
+        "provider": leg.provider.json() if leg.provider is not None else None,
+        "signatures": [{"domain": each.domain.key, "selector": each.selector} for each in leg.signatures.keys],
         "seal": {"domain": key.domain.key, "selector": key.selector} if key is not None else None,
-        "sender": sender,
+        "sender": str(sender.path or ""),
+        "srs": {"rewritten": sender.rewritten, "why": sender.why},
         "rule": delivery.rule,
     }
 
@@ -229,12 +272,27 @@ def _leg_lines(leg: Leg) -> list[str]:
         elif not choice.candidates:
             none = "no address can be tried" if choice.passed else "no server has an address"
             lines.append(f"     {none} now: mail would be accepted and deferred")
+    if leg.provider is not None:
+        lines.append(f"     provider {leg.provider.name}: {leg.provider.asks} ({leg.provider.source})")
+    sender = leg.sender
+    said = f"rewritten by SRS: {sender.path} ({sender.why})" if sender.rewritten else f"left: {sender.why}"
+    lines.append(f"     sender {said}")
+    lines += [f"     signed by {each.domain} with selector {each.selector}" for each in leg.signatures.keys]
+    if not leg.signatures.keys:
+        lines.append(f"     {'UNSIGNED' if leg.signatures.wanted else 'not signed'}: {leg.signatures.reason}")
     key = leg.seal.key
     if key is not None:
         lines.append(f"     sealed by {key.domain} with selector {key.selector}")
     else:
         lines.append(f"     {'UNSEALED' if leg.seal.wanted else 'not sealed'}: {leg.seal.reason}")
     return lines
+
+
+def _enforced(snapshot: Snapshot, envelope: Envelope) -> bool:
+    """Whether DMARC has a say in what becomes of mail with this envelope."""
+    settings, client = snapshot.settings.authentication, envelope.client
+    inbound = client.role is Role.INBOUND and not client.trusted
+    return inbound and settings.dmarc and settings.policy is Policy.ENFORCE
 
 
 def _asked(resolved: Resolved) -> tuple[str, ...]:

@@ -28,18 +28,23 @@ Usage = Callable[[Address], Awaitable[int]]
 
 
 async def decided(
-    routing: Routing, usage: Usage, envelope: Envelope, recipient: Address | None, deadline: float = DEADLINE
+    routing: Routing,
+    usage: Usage,
+    envelope: Envelope,
+    recipient: Address | None,
+    now: float,
+    deadline: float = DEADLINE,
 ) -> Plan:
-    """The plan for one recipient, with the quota of each mailbox that it leads to.
+    """The plan for one recipient at the time `now`, with the quota of each mailbox that it leads to.
 
     A mailbox whose usage is not known, or not within `deadline` seconds, is not judged, and a note says so.
     """
-    plan = decide(Facts(routing), envelope, recipient)
+    plan = decide(Facts(routing, now=now), envelope, recipient)
     accounts = tuple(dict.fromkeys(limited(plan, routing)))
     if not accounts:
         return plan
     known, unknown = await _gathered(usage, accounts, deadline)
-    plan = weighed(plan, Facts(routing, known), envelope, recipient)
+    plan = weighed(plan, Facts(routing, known, now=now), envelope, recipient)
     return replace(plan, notes=(*plan.notes, *unknown))
 
 

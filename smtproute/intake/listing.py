@@ -12,13 +12,13 @@ from typing import Any, assert_never
 
 from smtproute.core.address import Address, AddressError, Domain
 from smtproute.core.aliases import PcreRule, PcreTable, TextTable, completed, elsewhere, targets
-from smtproute.core.decide import Facts, decide
+from smtproute.core.decide import Facts, decide, plan_sender
 from smtproute.core.envelope import Envelope
 from smtproute.core.plan import Plan
 from smtproute.core.seals import plan_seal
 from smtproute.core.settings import Kind
 from smtproute.core.snapshot import Snapshot
-from smtproute.intake.explain import Leg, leg_json, reply_json, status
+from smtproute.intake.explain import Leg, leg_json, reply_json, signatures, status
 
 __all__ = ["ANYBODY", "Change", "Known", "Listed", "changes", "known", "listed"]
 
@@ -46,7 +46,6 @@ class Listed:
     plan: Plan | None
     """None for a pattern."""
     legs: tuple[Leg, ...] = ()
-    sender: str = ""
     conditions: tuple[str, ...] = ()
     """Those of the routes that name it: who sends decides what becomes of it."""
 
@@ -73,7 +72,7 @@ class Listed:
         if self.plan is None:
             targets = self.known.targets
             return {"address": self.known.shown, "reply": None, "deliveries": [], "conditions": [], "targets": targets}
-        reply, deliveries = reply_json(self.plan.reply), [leg_json(leg, self.sender) for leg in self.legs]
+        reply, deliveries = reply_json(self.plan.reply), [leg_json(leg) for leg in self.legs]
         for told, key in ((reply, "text"), *((delivery, "address") for delivery in deliveries)):
             told[key] = self._anonymous(told[key])
         return {
@@ -134,28 +133,35 @@ def known(snapshot: Snapshot) -> list[Known]:
     return [*map(_known, sorted(found.values(), key=_order)), *patterns]
 
 
-def listed(snapshot: Snapshot, envelope: Envelope, what: Known) -> Listed:
-    """What becomes of mail for it, from this envelope."""
+def listed(snapshot: Snapshot, envelope: Envelope, what: Known, now: float) -> Listed:
+    """What becomes of mail for it, from this envelope, at the time `now`."""
     if what.address is None:
         return Listed(what, None)
-    plan = decide(Facts(snapshot.routing), envelope, what.address)
+    plan = decide(Facts(snapshot.routing, now=now), envelope, what.address)
     legs = tuple(
-        Leg(delivery, None, plan_seal(snapshot.settings, envelope, delivery, None)) for delivery in plan.deliveries
+        Leg(
+            delivery,
+            None,
+            plan_sender(snapshot.routing, envelope, delivery, now),
+            signatures(snapshot, envelope, delivery),
+            plan_seal(snapshot.settings, envelope, delivery, None),
+        )
+        for delivery in plan.deliveries
     )
     named = {step.rule for step in plan.steps if step.conditional}
     conditions = tuple(
         f"{route.rule}: {', '.join(route.conditions)}" for route in snapshot.routing.routes if route.rule in named
     )
-    return Listed(what, plan, legs, str(envelope.reverse_path or ""), conditions)
+    return Listed(what, plan, legs, conditions)
 
 
-def changes(was: Snapshot, will_be: Snapshot, envelope: Envelope) -> Iterator[Change]:
+def changes(was: Snapshot, will_be: Snapshot, envelope: Envelope, now: float) -> Iterator[Change]:
     """What is not the same in two configurations, for everything that either knows, in the order of `known`."""
     before, after = known(was), known(will_be)
     addresses = {each.shown: each.address for each in (*before, *after) if each.address is not None}
     for address in sorted(addresses.values(), key=_order):
-        one = listed(was, envelope, _known(address))
-        other = listed(will_be, envelope, _known(address))
+        one = listed(was, envelope, _known(address), now)
+        other = listed(will_be, envelope, _known(address), now)
         if one.line() != other.line():
             yield Change(one, other)
     gone, new = ([each for each in side if each.address is None] for side in (before, after))
@@ -220,10 +226,15 @@ def _leg(leg: Leg) -> str:
             what = "undeliverable" if delivery.dead else "bounce of"
             return f"{what} {delivery.address} ({delivery.refusal.reply if delivery.refusal else ''})"
         case Kind.ENDPOINT:
+            told = ["sender rewritten"] if leg.sender.rewritten else []
+            told += [f"signed by {key.domain} with selector {key.selector}" for key in leg.signatures.keys]
+            if leg.signatures.wanted and not leg.signatures.keys:
+                told.append(f"UNSIGNED: {leg.signatures.reason}")
             if leg.seal.key is not None:
-                seal = f" (sealed by {leg.seal.key.domain})"
-            else:
-                seal = f" (UNSEALED: {leg.seal.reason})" if leg.seal.wanted else ""
-            return f"{until}endpoint {delivery.endpoint} for {delivery.address}{seal}"
+                told.append(f"sealed by {leg.seal.key.domain}")
+            elif leg.seal.wanted:
+                told.append(f"UNSEALED: {leg.seal.reason}")
+            marks = f" ({'; '.join(told)})" if told else ""
+            return f"{until}endpoint {delivery.endpoint} for {delivery.address}{marks}"
         case _:
             assert_never(delivery.kind)

@@ -5,7 +5,10 @@ handed in; then the message is judged in the CPU pool, which asks nobody anythin
 what is signed is exactly what is sent. Nothing that a message claims about its own authentication enters a seal:
 the results are the caller's verdicts, and fields that claim to be ours are taken out at the door.
 
-`arc` judges a chain and makes the next set; `sets` finds the ARC sets in a header and bounds what is looked at;
-`validation` is dkimpy's walk over a chain with our hashing and OpenSSL's RSA under it; `canonical` is the form that
-is hashed; `keys` are ours to sign with and others' to verify with; `results` are Authentication-Results fields.
+`judgement` has everything about a message checked at once, within one budget (`lookups`), and says what follows:
+`spf` judges the client, `dkim` the signatures, `dmarc` asks the author's domain what it makes of both. `arc` judges a
+chain and makes the next set; `sets` finds the ARC sets in a header and bounds what is looked at; `validation` is
+dkimpy's walk over a chain with our hashing and OpenSSL's RSA under it; `canonical` is the form that is hashed; `keys`
+are ours to sign with and others' to verify with; `results` are Authentication-Results fields.
+`diagnosis` says for an administrator what broke a signature, by undoing `body_changes` and `header_changes`.
 """

@@ -20,8 +20,8 @@ _FOLD = re.compile(r"(?<=[^ ])(?= [^ ])")
 def relaxed_field(raw: bytes) -> bytes:
     """A header field, name to CRLF, in relaxed form (RFC 6376 3.4.2), with CRLF."""
     name, _, value = raw.partition(b":")
-    words = value.replace(b"\r\n", b"").replace(b"\t", b" ").split(b" ")
-    return name.rstrip(b" \t").lower() + b":" + b" ".join(filter(None, words)) + b"\r\n"
+    words = _single_spaced(value.replace(b"\r\n", b"")).strip(b" ")
+    return name.rstrip(b" \t").lower() + b":" + words + b"\r\n"
 
 
 def simple_field(raw: bytes) -> bytes:
@@ -42,14 +42,19 @@ def without_signature(raw: bytes) -> bytes:
 
 def relaxed_body(body: bytes) -> bytes:
     """A body in relaxed form (RFC 6376 3.4.4)."""
-    body = body.replace(b"\t", b" ")
+    body = _single_spaced(body)
+    text = _without_empty_lines(body.replace(b" \r\n", b"\r\n").removesuffix(b" "))
+    return text + b"\r\n" if text else b""
+
+
+def _single_spaced(text: bytes) -> bytes:
+    text = text.replace(b"\t", b" ")
     # Long runs first: a run of n spaces is gone after a handful of passes, not after log2(n).
     for run in (256, 16, 2):
         spaces = b" " * run
-        while spaces in body:
-            body = body.replace(spaces, b" ")
-    text = _without_empty_lines(body.replace(b" \r\n", b"\r\n").removesuffix(b" "))
-    return text + b"\r\n" if text else b""
+        while spaces in text:
+            text = text.replace(spaces, b" ")
+    return text
 
 
 def simple_body(body: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Authentication-Results fields (RFC 8601): the ones that claim to be ours, and the one that is."""
+"""Authentication-Results fields (RFC 8601): the ones that claim to be ours, the one that is, and those of others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from smtproute.core.message import Span, header_end
 from smtproute.core.verdict import Verdict
 from smtproute.mailauth.canonical import folded
 
-__all__ = ["field", "forged", "resinfo"]
+__all__ = ["field", "forged", "read", "resinfo"]
 
 _NAME = b"authentication-results"
 _REST = re.compile(rb"[ \t]*:((?:[^\n]*\n[ \t])*[^\n]*(?:\n|\Z))")
@@ -21,6 +21,7 @@ _COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>[^()\\]+|\\.)", re.S
 _QUOTED_PAIR = re.compile(r"\\(.)", re.S)
 _READ_FIELDS = 100
 _READ_OCTETS = 1024
+_READ_RESULTS = 8 * 1024
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _DOTTED = r"[A-Za-z0-9!#$%&'*+./=?^_`{|}~-]+"
@@ -94,22 +95,48 @@ def _pvalue(text: str) -> str:
 def _claims(value: bytes, ours: str) -> bool:
     """Whether somebody could read `ours` as the authserv-id of a field's value."""
     text = value.decode("utf-8", "replace")
-    words = _words(text[:_READ_OCTETS])
-    if words is None:
+    (words, *others), ended = _parts(text[:_READ_OCTETS])
+    if not others and (not ended or len(text) >= _READ_OCTETS):
         return ours in "".join(text.replace("\\", "").lower().split())
     # RFC 8601 2.2 lets a version follow; a looser reader joins what folding has torn, or cuts at a slash.
     readings = {words[0], "".join(words), "".join(words[:-1])} if words else set()
     return any(_key(part) == ours for reading in readings for part in (reading, reading.partition("/")[0]))
 
 
-def _words(text: str) -> list[str] | None:
-    """The words before the first ";" without comments and quotes; None where no ";" or end of the field is reached."""
-    words = [""]
+def read(text: str) -> tuple[Verdict, ...]:
+    """The results in such a field of another host, or of its ARC set, as far as they can be read; without comments.
+
+    `text` begins with the authserv-id.
+    """
+    parts, _ = _parts(text[:_READ_RESULTS])
+    return tuple(found for part in parts[1:] if (found := _result(part)) is not None)
+
+
+def _result(words: Sequence[str]) -> Verdict | None:
+    """One resinfo; None where it is none, such as `none` or an authserv-id."""
+    joined: list[str] = []
+    for word in words:
+        if joined and (word.startswith("=") or joined[-1].endswith("=")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    if not joined or "=" not in joined[0]:
+        return None
+    (method, result), *properties = [
+        (name.lower(), value) for name, _, value in (each.partition("=") for each in joined)
+    ]
+    return Verdict(method.partition("/")[0], result.lower(), tuple(properties))
+
+
+def _parts(text: str) -> tuple[list[list[str]], bool]:
+    """The words between semicolons, without comments and quotes, and whether the text could be read to its end."""
+    parts = [[""]]
     depth = at = 0
     while at < len(text):
+        words = parts[-1]
         token = (_COMMENT if depth else _OUTSIDE).match(text, at)
         if token is None:
-            return None
+            break
         at = token.end()
         match token.lastgroup:
             case "open":
@@ -122,11 +149,8 @@ def _words(text: str) -> list[str] | None:
             case "quoted" | "plain":
                 words[-1] += _QUOTED_PAIR.sub(r"\1", token[token.lastgroup])
             case "end":
-                break
-    else:
-        if depth or len(text) == _READ_OCTETS:
-            return None
-    return [word for word in words if word]
+                parts.append([""])
+    return [[word for word in words if word] for words in parts], at == len(text) and not depth
 
 
 def _key(name: str) -> str:

@@ -8,21 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from dkim.util import InvalidTagValueList, parse_tag_value
-
-from smtproute.core.message import Field, fields, header_end
+from smtproute.core.message import Field
+from smtproute.core.settings import Authentication
 from smtproute.mailauth.canonical import relaxed_field, without_signature
+from smtproute.mailauth.header import Header, opened
+from smtproute.mailauth.signature import read_tags
 
-__all__ = ["MAX_SETS", "MAX_SIGNATURE", "ArcSet", "Header", "Part", "Survey", "seal_digest", "survey"]
+__all__ = ["MAX_SETS", "ArcSet", "Part", "Survey", "seal_digest", "survey", "surveyed"]
 
 MAX_SETS = 50
 """RFC 8617 4.2.1."""
-MAX_HEADER = 512 * 1024
-"""Octets of a header section that we look into."""
-MAX_LINES = 10_000
-"""Lines of it."""
-MAX_SIGNATURE = 16 * 1024
-"""Octets of one ARC-Seal or ARC-Message-Signature; a real one has about one thousand."""
 
 _RESULTS, _SIGNATURE, _SEAL = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
 _TITLES = {
@@ -30,19 +25,9 @@ _TITLES = {
     _SIGNATURE: "ARC-Message-Signature",
     _SEAL: "ARC-Seal",
 }
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _RESULTS_INSTANCE = re.compile(rb"i ?= ?([^ ;]*) ?;")
 _NUMBER = re.compile(rb"[0-9]{1,20}")
 _TOO_MANY = f"there are more than {MAX_SETS} ARC sets"
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A message taken apart: its fields, and where its body starts."""
-
-    message: bytes
-    fields: tuple[Field, ...]
-    body: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +38,11 @@ class Part:
     relaxed: bytes
     instance: int
     tags: Mapping[bytes, bytes]
+
+    @property
+    def text(self) -> str:
+        """What follows the instance in an ARC-Authentication-Results, whatever it is."""
+        return self.relaxed.partition(b";")[2].strip().decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +65,20 @@ class Survey:
     sealable: bool = True
     """Whether one more set may be added: the last seal does not say cv=fail, and the number is not used up."""
     sets: tuple[ArcSet, ...] = ()
-    """From 1 on, each complete; none where there is a fault."""
+    """From 1 on, where they are complete; none otherwise."""
     fault: str = ""
     """What fails the chain before any signature is looked at."""
 
 
-def survey(message: bytes) -> Survey:
-    """Looks the ARC sets over: our bounds, and steps 1 to 3.B of RFC 8617 5.2."""
-    end = header_end(message)
-    if end > MAX_HEADER:
-        return _unread(message, end, f"the header section has more than {MAX_HEADER} octets")
-    if message.count(b"\r\n", 0, end) > MAX_LINES:
-        return _unread(message, end, f"the header section has more than {MAX_LINES} lines")
-    found = fields(message)
-    if (found[-1].end if found else 0) < end:
-        return _unread(message, end, "malformed header section: it has a line that is no header field")
-    return _survey(Header(message, found, end + 2))
+def survey(message: bytes, bounds: Authentication) -> Survey:
+    """Looks the ARC sets of a message over: our bounds, and steps 1 to 3.B of RFC 8617 5.2. CPU bound."""
+    return surveyed(opened(message, bounds), bounds)
 
 
-def _unread(message: bytes, end: int, fault: str) -> Survey:
-    header = b"\n" + message[:end].lower()
-    return Survey(None, any(b"\n" + name in header for name in _TITLES), fault=fault)
-
-
-def _survey(header: Header) -> Survey:
+def surveyed(header: Header, bounds: Authentication) -> Survey:
+    """The same of a message that was opened before."""
+    if header.fault:
+        return Survey(None, header.mentions(*_TITLES), fault=header.fault)
     arc = [field for field in header.fields if field.name in _TITLES]
     if len(arc) > len(_TITLES) * MAX_SETS:
         return Survey(header, True, MAX_SETS, False, fault=_TOO_MANY)
@@ -107,7 +87,7 @@ def _survey(header: Header) -> Survey:
     for field in arc:
         title = _TITLES[field.name]
         try:
-            part = _part(field, header.message)
+            part = _part(field, header.message, bounds)
         except ValueError as error:
             faults.append(f"malformed {title}: {error}")
             continue
@@ -115,21 +95,21 @@ def _survey(header: Header) -> Survey:
             faults.append(f"there are two {title} of i={part.instance}")
         sets[part.instance][field.name] = part
     last = max(sets, default=0)
-    ended = _SEAL in sets[last] and sets[last][_SEAL].tags.get(b"cv") == b"fail"
-    if ended:
-        faults.insert(0, f"ARC-Seal {last} says cv=fail")
     if last > MAX_SETS:
         faults.insert(0, _TOO_MANY)
     for instance in range(1, min(last, MAX_SETS) + 1):
         faults += [f"there is no {_TITLES[name]} of i={instance}" for name in _TITLES if name not in sets[instance]]
+    complete: tuple[ArcSet, ...] = ()
+    if not faults:
+        complete = tuple(ArcSet(sets[n][_RESULTS], sets[n][_SIGNATURE], sets[n][_SEAL]) for n in range(1, last + 1))
+    ended = _SEAL in sets[last] and sets[last][_SEAL].tags.get(b"cv") == b"fail"
+    if ended and last <= MAX_SETS:
+        faults.insert(0, f"ARC-Seal {last} says cv=fail")
     sealable = not ended and last < MAX_SETS
-    if faults:
-        return Survey(header, True, min(last, MAX_SETS), sealable, fault=faults[0])
-    complete = tuple(ArcSet(sets[n][_RESULTS], sets[n][_SIGNATURE], sets[n][_SEAL]) for n in range(1, last + 1))
-    return Survey(header, bool(arc), last, sealable, complete)
+    return Survey(header, bool(arc), min(last, MAX_SETS), sealable, complete, faults[0] if faults else "")
 
 
-def _part(field: Field, message: bytes) -> Part:
+def _part(field: Field, message: bytes, bounds: Authentication) -> Part:
     """One ARC field, read as far as its instance needs. Raises ValueError."""
     raw = field.raw(message)
     relaxed = relaxed_field(raw)
@@ -139,18 +119,7 @@ def _part(field: Field, message: bytes) -> Part:
         leading = _RESULTS_INSTANCE.match(value)
         instance = leading[1] if leading is not None else b""
     else:
-        if len(raw) > MAX_SIGNATURE:
-            raise ValueError(f"it has more than {MAX_SIGNATURE} octets")
-        if _CONTROL.search(value) is not None:
-            raise ValueError("it holds a control character")
-        try:
-            tags = parse_tag_value(value)
-        except InvalidTagValueList:
-            raise ValueError("it is no list of tags, or has one twice") from None
-        # int() of thousands of digits is refused or slow.
-        for name in (b"t", b"x", b"l"):
-            if name in tags and _NUMBER.fullmatch(tags[name]) is None:
-                raise ValueError(f"{name.decode()}= is no number")
+        tags = read_tags(value, len(raw), bounds.signature_size)
         instance = tags.get(b"i", b"")
     if _NUMBER.fullmatch(instance) is None or int(instance) == 0:
         raise ValueError("it has no instance i=")

@@ -5,6 +5,7 @@ A host name is looked for in the configured order: the static table of the confi
 (`nameservers`); its answers are kept for their time to live, and whoever asks for what is being asked waits for the
 same answer (`cache`); while it fails, its last good answer stays in use, and says so (`lastgood`). The names of
 endpoints are looked up again and again, so that a change is told and connections to old addresses end (`watch`).
+Who judges or checks mail asks DNS alone, for names that strangers wrote, and takes nothing from the rest (`records`).
 
 How a look-up ended is told apart (`core.choice.Resolution`), because each ending has another mend: no such name, a
 name without such a record, a failing server, a silent one, one that refuses.

@@ -6,9 +6,11 @@ import asyncio
 import math
 from collections.abc import Set
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar, assert_never
 
 import dns.name
+import dns.rdata
 import dns.rdatatype
 from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.TXT import TXT
@@ -19,7 +21,7 @@ from smtproute.core.settings import Resolver as ResolverSettings
 from smtproute.core.settings import Source
 from smtproute.resolve.cache import Cache, Kept
 from smtproute.resolve.lastgood import Known, LastGood
-from smtproute.resolve.nameservers import NEGATIVE, NameServer, NameServers, system_servers
+from smtproute.resolve.nameservers import NEGATIVE, Answer, NameServer, NameServers, system_servers
 from smtproute.resolve.sources import Hosts, askable, static_table
 from smtproute.world import World
 
@@ -28,19 +30,24 @@ __all__ = ["Resolver"]
 _GRAVITY = (Resolution.TIMEOUT, Resolution.SERVFAIL, Resolution.REFUSED, Resolution.NXDOMAIN, Resolution.NODATA)
 """Which ending stands for two. Some servers deny the whole name when asked for AAAA (RFC 4074 4.2), so a denial is
 believed only where both questions were answered: what may be temporary must not bounce mail."""
+_GOOD = frozenset({Resolution.OK})
 _MX_GOOD = frozenset({Resolution.OK, Resolution.NODATA})
 """A domain without MX stands for itself (RFC 5321 5.1)."""
+_STRANGE = 1024
+"""Answers of one type that are kept, of those that strangers make us ask for."""
+_HEAVIEST = 128 << 10
+"""Octets of memory of one such answer; a hundred long TXT records take a quarter."""
 
 
 Told = TypeVar("Told", Resolved, Exchanges)
 
 
 class Resolver:
-    """Addresses, mail exchangers and texts of names.
+    """Addresses and mail exchangers of hosts, and the records of any name.
 
-    Only `txt` raises; a name that cannot be asked (malformed, too long) is NXDOMAIN with the reason. With `fresh` DNS
-    is asked whatever is kept, and everybody has its answer from then on. While DNS fails, its last good answer is used
-    for `settings.stale` seconds more.
+    Only `records` raises; a host that cannot be asked (malformed, too long) is NXDOMAIN with the reason. With `fresh`
+    DNS is asked whatever is kept, and everybody has its answer from then on. While DNS fails, its last good answer is
+    used for `settings.stale` seconds more.
 
     `attempt` and `total` are the seconds that one name server, and one look-up over all of them, may take; `patience`
     those of a look-up that is not fresh, and has an answer from before in reserve (RFC 8767 5). The hosts file and
@@ -68,7 +75,10 @@ class Resolver:
         self._last_good = LastGood(world.clock, settings.stale)
         self._addresses = Cache(world.clock, self._ask_addresses)
         self._exchanges = Cache(world.clock, self._ask_exchanges)
-        self._texts = Cache(world.clock, self._ask_text)
+        # What strangers make us ask takes nothing from what our own mail needs: no places, and no answers kept.
+        self._strange_dns = NameServers(self._servers, attempt=attempt, total=total)
+        self._strange_last_good = LastGood(world.clock, settings.stale, size=_STRANGE)
+        self._strange: dict[dns.rdatatype.RdataType, Cache[Known]] = {}
 
     def refresh(self) -> None:
         """Reads the hosts file again if it changed."""
@@ -121,19 +131,19 @@ class Resolver:
             return Exchanges(domain, Resolution.NXDOMAIN, reason=str(error))
         return self._aged(await self._exchanges.get(name, fresh=fresh))
 
-    async def txt(self, name: str) -> bytes | None:
-        """The TXT record, its strings joined (RFC 6376 3.6.2.2); None if there is none.
+    async def records(self, name: str, rdtype: dns.rdatatype.RdataType) -> tuple[dns.rdata.Rdata, ...]:
+        """What DNS has of one type, as it comes; none where there is none. Anybody's names may be asked for.
 
-        Of several, because a key may share its name with other records: one that starts with `v=DKIM1`, else one
-        with a `p=`; among equals the first by octets, because servers rotate. Raises LookupFailed.
+        `name` is absolute, lower-case, without its last dot, and has its odd octets escaped as in a zone file.
+        Raises LookupFailed.
         """
-        try:
-            found = await self._texts.get(askable(name))
-        except AddressError:
-            return None
-        if isinstance(found, Resolved):
-            raise LookupFailed(found)
-        return found
+        cache = self._strange.get(rdtype)
+        if cache is None:
+            cache = self._strange[rdtype] = Cache(self._clock, partial(self._ask_records, rdtype), size=_STRANGE)
+        known = await cache.get(name)
+        if known.answer.status in FAILED:
+            raise LookupFailed(_resolved(name, known))
+        return known.answer.records
 
     def _aged(self, answer: Told) -> Told:
         """The same, with its age."""
@@ -144,7 +154,7 @@ class Resolver:
         name: str,
         rdtype: dns.rdatatype.RdataType,
         within: float,
-        good: Set[Resolution] = frozenset({Resolution.OK}),
+        good: Set[Resolution] = _GOOD,
     ) -> Known:
         return self._last_good.judge(name, rdtype, await self._dns.ask(name, rdtype, within=within), good)
 
@@ -180,12 +190,18 @@ class Resolver:
         known = await self._ask(name, dns.rdatatype.MX, within, _MX_GOOD)
         return Kept(_exchanges(name, known), known.until, known.spare)
 
-    async def _ask_text(self, name: str, fresh: bool) -> Kept[bytes | Resolved | None]:
-        known = await self._ask(name, dns.rdatatype.TXT, self._within(fresh, name, dns.rdatatype.TXT))
-        if known.answer.status in FAILED:
-            return Kept(_resolved(name, known), known.until)
-        texts = [b"".join(record.strings) for record in known.answer.records if isinstance(record, TXT)]
-        return Kept(min(texts, key=_unlike_key, default=None), known.until, known.spare)
+    async def _ask_records(self, rdtype: dns.rdatatype.RdataType, name: str, _: bool) -> Kept[Known]:
+        within = self._patience if self._strange_last_good.spares(name, rdtype) else math.inf
+        answer = await self._strange_dns.ask(name, rdtype, within=within)
+        if sum(map(_weight, answer.records)) > _HEAVIEST:
+            answer = Answer(Resolution.SERVFAIL, asked=answer.asked, reason="a longer answer than any in use")
+        known = self._strange_last_good.judge(name, rdtype, answer, _GOOD)
+        return Kept(known, known.until, known.spare)
+
+
+def _weight(record: dns.rdata.Rdata) -> int:
+    """Octets of memory, about: a TXT record may be thousands of strings."""
+    return 200 + (sum(40 + len(string) for string in record.strings) if isinstance(record, TXT) else 0)
 
 
 def _servers(settings: ResolverSettings, resolv_conf: str) -> list[NameServer]:
@@ -221,7 +237,3 @@ def _host(record: MX) -> str:
     """Without the last dot, unless it reads as an IP address then: an MX names a host (RFC 5321 5.1), never that."""
     name = record.exchange.to_text(omit_final_dot=True).lower()
     return name if written_ip(name) is None else f"{name}."
-
-
-def _unlike_key(text: bytes) -> tuple[bool, bool, bytes]:
-    return not text.startswith(b"v=DKIM1"), b"p=" not in text, text

@@ -48,7 +48,8 @@ def _event(event: Event, transcripts: bool) -> list[str]:
         case Happening.PLANNED:
             return _planned(facts)
         case Happening.VERDICT:
-            return ["; ".join(facts["verdicts"])]
+            ruled = [f"  {facts['disposition']}: {facts['reason']}"] if facts.get("reason") else []
+            return ["; ".join(facts["verdicts"]), *ruled]
         case Happening.ATTEMPT:
             standby = ", a backup" if facts["backup"] else ""
             failed = f" FAILED: {facts['failed']}" if facts.get("failed") else ""
@@ -56,10 +57,12 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             plain = ", plain text" if facts["downgrade"] or not failed else ""
             secured = f", {facts['tls']}" if facts["tls"] else plain
             secured += f" ({facts['downgrade']})" if facts["downgrade"] else ""
+            signers = [f"{key['domain']} ({key['selector']})" for key in facts.get("signed", ())]
+            signed = f", signed by {', '.join(signers)}" if signers and not failed else ""
             sealed = f", sealed by {facts['sealed']}" if facts["sealed"] and not failed else ""
             at = f" at {facts['ip']}" if facts["ip"] != facts["server"] else ""
             where = f"{facts['server']}{at} ({facts['source']}{standby})"
-            return [f"endpoint {facts['endpoint']}: {where}{secured}{sealed}{failed}", *said]
+            return [f"endpoint {facts['endpoint']}: {where}{secured}{signed}{sealed}{failed}", *said]
         case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED | Happening.WITHDRAWN:
             return _outcome(event)
         case Happening.ANSWERED:
@@ -119,4 +122,7 @@ def _outcome(event: Event) -> list[str]:
     if facts["retry_at"] is not None:
         again = datetime.fromtimestamp(facts["retry_at"], UTC).strftime(", again on %Y-%m-%d at %H:%M:%S")
     first = f"{name} for {facts['address']}: {facts['reply']} (says {facts['says']}){again}"
-    return [first, *([f"  {facts['says']}: {facts['detail']}"] if facts["detail"] else ())]
+    said = [f"  {facts['says']}: {facts['detail']}"] if facts["detail"] else []
+    if advice := facts.get("advice"):
+        said += [f"  cause: {advice['cause']}", f"  mend: {advice['mend']} See {advice['source']}"]
+    return [first, *said]

@@ -636,14 +636,16 @@ def test_a_variable_that_means_two_things() -> None:
 NAMES = [name.upper() for name in Root.model_fields] + [
     f"{section.upper()}__{name}{key.upper()}"
     for section, name in (
-        *((section, "") for section in ("accounts", "aliases", "arc", "queue", "limits", "trace", "log", "resolver")),
+        *((section, "") for section in ("accounts", "aliases", "arc", "authentication", "dkim", "srs")),
+        *((section, "") for section in ("queue", "limits", "trace", "log", "resolver")),
         ("listener", "MX__"),
         ("endpoint", "X__"),
     )
     for key in known_keys((section, *((name,) if name else ())))
 ]
 ODD = r"""[] {} [[]] {x={}} true -1 1.5 1e400 nan 2024-01-01 "" ["a.b:25"] ["\u0000"] "10.5" [{match="*"}] {mx={}}
-["::1%0"] ["*@a..b"] recipient a.b :25 dns {"a.b"={selector="x",file="/etc/hostname"}} {"[1.2.3.4]"={}}
+["::1%0"] ["*@a..b"] {"a.b"=[{selector="x",file="/etc/hostname"},{selector="X",file="/"}]} {"a.b"=[5]}
+recipient a.b :25 dns {"a.b"={selector="x",file="/etc/hostname"}} {"[1.2.3.4]"={}}
 ["pcre:/etc/hostname"]"""
 VALUES = st.one_of(
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20),

@@ -19,7 +19,11 @@ SIGNERS = "*@one.example mail._domainkey.one.example\n*@two.example mail._domain
 
 
 def read(
-    folder: Path, keys: str | None = KEYS, signers: str | None = SIGNERS, files: tuple[str, ...] = ("one", "two")
+    folder: Path,
+    keys: str | None = KEYS,
+    signers: str | None = SIGNERS,
+    files: tuple[str, ...] = ("one", "two"),
+    domains: tuple[str, ...] = (),
 ) -> tuple[tuple[KeyFile, ...], tuple[Finding, ...]]:
     there = folder / "opendkim"
     there.mkdir()
@@ -30,7 +34,7 @@ def read(
     for name in files:
         (there / "keys" / f"{name}.example").mkdir(parents=True)
         (there / "keys" / f"{name}.example" / "mail.private").touch()
-    return read_opendkim(folder, Paths(folder, {}))
+    return read_opendkim(folder, Paths(folder, {}), domains)
 
 
 def test_what_setup_config_dkim_writes(tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "signers",
-    ["user@one.example mail._domainkey.one.example\n", "# c\n\n*@one.example\tmail._domainkey.one.example # c\r\n"],
+    ["*@ONE.example mail._domainkey.one.example\n", "# c\n\n*@one.example\tmail._domainkey.one.example # c\r\n"],
 )
 def test_forms_of_signers(tmp_path: Path, signers: str) -> None:
     found, findings = read(tmp_path, KEYS.split("\n")[0], signers)
@@ -66,6 +70,37 @@ def test_one_key_for_all_domains(tmp_path: Path) -> None:
     found, findings = read(tmp_path, keys, "*@one.example all\n*@two.example all\n")
     assert [(key.domain, key.file == found[0].file) for key in found] == [("one.example", True), ("two.example", True)]
     assert findings == ()
+
+
+@pytest.mark.parametrize(
+    ("signers", "authors"),
+    [
+        ("* a", ["one.example", "sub.one.example", "two.example"]),
+        ("*@* a", ["one.example", "sub.one.example", "two.example"]),
+        ("*@*.one.example a", ["sub.one.example"]),
+        ("*one.example a", ["one.example", "sub.one.example"]),
+        ("*@else.example a", ["else.example"]),
+        ("*@oneXexample a", ["onexexample"]),
+        ("*@two.example a\n*@one.example a\n* a", ["two.example", "one.example", "sub.one.example"]),
+    ],
+)
+def test_patterns_of_signers(tmp_path: Path, signers: str, authors: list[str]) -> None:
+    keys = "a one.example:mail:/etc/opendkim/keys/one.example/mail.private\n"
+    found, findings = read(tmp_path, keys, signers, domains=("one.example", "sub.one.example", "two.example"))
+    assert ([key.author or key.domain for key in found], findings) == (authors, ())
+    assert {key.domain for key in found} == {"one.example"}
+
+
+def test_of_two_lines_for_a_domain_the_first_counts(tmp_path: Path) -> None:
+    keys = KEYS + KEYS.split("\n")[0].replace("mail", "next")
+    found, _ = read(tmp_path, keys, SIGNERS + "*@one.example next._domainkey.one.example\n")
+    assert [(key.domain, key.selector) for key in found] == [("one.example", "mail"), ("two.example", "mail")]
+
+
+def test_single_users_are_not_simulated(tmp_path: Path) -> None:
+    found, (finding,) = read(tmp_path, KEYS.split("\n")[0], "user@one.example mail._domainkey.one.example\n")
+    assert found == ()
+    assert (finding.name, finding.instead) == ("not-simulated", "*@one.example mail._domainkey.one.example")
 
 
 @pytest.mark.parametrize(

@@ -161,9 +161,14 @@ def test_no_mistake_in_the_file_shows_it(text: str) -> None:
 
 NAMES = st.builds(
     lambda table, *keys: "__".join(["SMTPROUTE", table, *keys]),
-    st.sampled_from(["ENDPOINT", "ENDPONT", "PASSWORD", "ENDPOINT__X"]),
-    *[st.sampled_from(["X", "PASSWORD", "PASSWRD", "AUTH", "0"])] * 2,
-) | st.sampled_from(["SMTPROUTE__ENDPOINT", "SMTPROUTE__ENDPOINTS", "SMTPROUTE__ENDPOINT__X", "SMTPROUTE__PASSWORD"])
+    st.sampled_from(["ENDPOINT", "ENDPONT", "PASSWORD", "ENDPOINT__X", "SRS"]),
+    *[st.sampled_from(["X", "PASSWORD", "PASSWRD", "AUTH", "0", "SECRET"])] * 2,
+) | st.sampled_from(
+    [
+        *("SMTPROUTE__ENDPOINT", "SMTPROUTE__ENDPOINTS", "SMTPROUTE__ENDPOINT__X", "SMTPROUTE__PASSWORD"),
+        *("SMTPROUTE__SRS", "SMTPROUTE__SRS__SECRET"),
+    ]
+)
 TEXTS = st.sampled_from(
     [
         SECRET,
@@ -172,6 +177,7 @@ TEXTS = st.sampled_from(
         f'["{SECRET}"]',
         f'{{ password = "{SECRET}" }}',
         f'{{ password = "{SECRET}" ',
+        f'{{ domain = "a.b", secret = "{SECRET}" }}',
         f'{{ x = {{ servers = ["a.b"], password = "{SECRET}" }} }}',
         f'[{{ x = "{SECRET}" }}]',
     ]

@@ -10,6 +10,8 @@ import pytest
 
 from smtproute.config import schema
 from smtproute.config.load import load
+from smtproute.core.address import Domain
+from smtproute.core.settings import Policy, Srs
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -19,7 +21,7 @@ def blocks() -> list[str]:
 
 
 def test_the_defaults_are_the_defaults(tmp_path: Path) -> None:
-    defaults, _ = blocks()
+    defaults, _, _ = blocks()
     file = tmp_path / "smtproute.toml"
     file.write_text(defaults)
     written = load(str(file), {}, fqdn=lambda: "mail.example.org")
@@ -30,11 +32,13 @@ def test_the_defaults_are_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_rest_loads(tmp_path: Path) -> None:
-    _, rest = blocks()
+    _, rest, _ = blocks()
     for name in (
         "docker-data/dms/config/postfix-accounts.cf",
         "mailserver.env",
         "rsa-2048-mail-example.org.private.txt",
+        "2026a.pem",
+        "2026b.pem",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
@@ -42,6 +46,19 @@ def test_the_rest_loads(tmp_path: Path) -> None:
     file.write_text(f'state = "{tmp_path}"\n{rest}')
     settings = load(str(file), {}, fqdn=lambda: "mail.example.org").settings
     assert settings.endpoints["gitlab"].seal and settings.arc.keys["example.org"].selector == "mail"
+    assert [key.selector for key in settings.arc.others] == ["2026a"]
+    assert settings.srs == Srs(Domain("example.org", "example.org"), f"{tmp_path}/srs.secret")
+
+
+def test_the_example_loads(tmp_path: Path) -> None:
+    _, _, example = blocks()
+    for name in ("rsa.pem", "ed25519.pem"):
+        (tmp_path / name).write_text("")
+    file = tmp_path / "smtproute.toml"
+    file.write_text(f'state = "{tmp_path}"\ndomains = ["example.org"]\n{example}')
+    settings = load(str(file), {}, fqdn=lambda: "mail.example.org").settings
+    assert [key.selector for key in settings.dkim.keys["example.org"]] == ["rsa", "ed25519"]
+    assert settings.authentication.policy is Policy.ENFORCE
 
 
 @pytest.mark.parametrize(
@@ -49,6 +66,8 @@ def test_the_rest_loads(tmp_path: Path) -> None:
     [
         "accounts",
         "arc",
+        "authentication",
+        "dkim",
         "docker_mailserver",
         "endpoint",
         "limits",
@@ -57,6 +76,7 @@ def test_the_rest_loads(tmp_path: Path) -> None:
         "queue",
         "resolver",
         "route",
+        "srs",
         "trace",
     ],
 )

@@ -54,6 +54,8 @@ ENVIRONMENT = [
     f'"RELAY_PASSWORD={SECRET}"',
     f"RELAY_PASSWORD={SECRET}",
     f"RELAY_USER={SECRET}",
+    f"SRS_SECRET={SECRET},{SECRET}",
+    f"SRS_SECRET='{SECRET}' # x",
     f'LDAP_BIND_TOKEN="{SECRET}"',
     f"two words{SECRET}",
     f"{SECRET}'",

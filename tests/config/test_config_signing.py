@@ -12,12 +12,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from smtproute.config.docker_mailserver.paths import Paths
-from smtproute.config.docker_mailserver.signing import arc_of, read_signing
+from smtproute.config.docker_mailserver.signing import arc_of, dkim_of, read_signing, signed_twice
 from smtproute.config.docker_mailserver.ucl import Block, Items, Text, UclError, Value, parse
 from smtproute.core.address import Domain
-from smtproute.core.docker_mailserver import Environment, Line, Signing
+from smtproute.core.docker_mailserver import Environment, KeyFile, Line, Signing
 from smtproute.core.finding import Finding
-from smtproute.core.settings import Arc, DomainKey, SignBy
+from smtproute.core.settings import Arc, Dkim, DomainKey, SignBy
 
 FOLDER = Path("/srv/dms/config")
 RSPAMD = Environment({"ENABLE_RSPAMD": Line("mailserver.env:1", "ENABLE_RSPAMD", "1")}, written=True)
@@ -289,6 +289,73 @@ def test_findings(text: str, name: str, line: int, word: str) -> None:
     assert word in findings[0].what
 
 
+# DKIM
+
+
+def dkim(text: str, *domains: str, environment: Environment = RSPAMD) -> Dkim:
+    return dkim_of(read(text, *domains, name="dkim_signing.conf")[0], (), environment)
+
+
+KEY = "domain { a.example { selector = x; path = /tmp/docker-mailserver/a } }\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "attribute", "default"),
+    [
+        ("sign_local", "local", True),
+        ("sign_authenticated", "authenticated", True),
+        ("allow_username_mismatch", "username_mismatch", False),
+        ("allow_hdrfrom_mismatch", "author_mismatch", False),
+        ("allow_envfrom_empty", "null_sender", True),
+        ("use_esld", "parents", True),
+    ],
+)
+def test_dkim_options(option: str, attribute: str, default: bool) -> None:
+    assert getattr(dkim(KEY), attribute) is default
+    for text, value in (("true", True), ("off", False)):
+        assert getattr(dkim(f"{option} = {text};\n{KEY}"), attribute) is value
+
+
+def test_who_signs_by_rspamd() -> None:
+    key = DomainKey(Domain.parse("a.example"), "x", f"{FOLDER}/a")
+    assert dkim(KEY).keys == {"a.example": (key,)}
+    assert dkim(f"use_domain = header;\n{KEY}").keys == {"a.example": (key,)}
+    for text in ("enabled = false;", "use_domain = envelope;", "use_domain = recipient;", "use_domain = b.example;"):
+        assert dkim(f"{text}\n{KEY}") == Dkim()
+    assert dkim(KEY, environment=Environment(written=True)) == Dkim()
+    assert dkim(KEY.replace("/tmp/docker-mailserver", "/elsewhere")).keys == {}
+
+
+def test_a_key_of_each_domain_at_the_top() -> None:
+    text = 'path = "/tmp/docker-mailserver/$domain/$selector.key"; selector = s;'
+    assert {each: [key.file for key in keys] for each, keys in dkim(text, "a.example", "b.example").keys.items()} == {
+        "a.example": [f"{FOLDER}/a.example/s.key"],
+        "b.example": [f"{FOLDER}/b.example/s.key"],
+    }
+
+
+def test_one_key_of_both_signers_signs_once() -> None:
+    signing, _ = read(KEY, name="dkim_signing.conf")
+    same = KeyFile("a.example", "x", f"{FOLDER}/x.private", "/etc/opendkim/x.private", "opendkim/KeyTable:1")
+    other = KeyFile("b.example", "x", f"{FOLDER}/x.private", "/x", "opendkim/KeyTable:1", author="a.example")
+    both = dkim_of(signing, (same, other), RSPAMD)
+    assert [(str(key.domain), key.selector) for key in both.keys["a.example"]] == [
+        ("a.example", "x"),
+        ("b.example", "x"),
+    ]
+    (finding,) = signed_twice(signing, (same, other), RSPAMD)
+    assert finding.name == "dkim-twice" and "a.example" in finding.what
+    assert list(signed_twice(signing, (other,), RSPAMD)) == []
+    assert list(signed_twice(signing, (same,), Environment())) == []  # nobody knows what runs
+
+
+@pytest.mark.parametrize("text", ["use_domain = envelope;", "use_domain = a.example;", "sign_inbound = true;"])
+def test_what_of_dkim_is_not_simulated(text: str) -> None:
+    assert [(each.name, each.where) for each in read(text, name="dkim_signing.conf")[1]] == [
+        ("not-simulated", "dkim_signing.conf:1")
+    ]
+
+
 def test_what_is_hidden_from_rspamd_seals_nothing_here() -> None:
     block = "a.example { selector = x; path = /tmp/docker-mailserver/a }"
     assert list(arc(f"domain {{ {block} }}").keys) == ["a.example"]
@@ -461,6 +528,7 @@ def test_the_reader_agrees_with_libucl(made: list[str], tmp_path_factory: pytest
 def test_whatever_the_file_holds_something_comes_out(text: str) -> None:
     signing, findings = read(text, "a.example")
     arc_of(signing, RSPAMD)
+    dkim_of(signing, signing.keys, RSPAMD)
     assert all(finding.where.startswith("arc.conf:") for finding in findings)
 
 

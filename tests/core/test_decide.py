@@ -27,7 +27,7 @@ MYNETWORKS = envelope(trusted=True, role=Role.INBOUND)
 
 
 def plan(tables: Routing, recipient: str | None, who: Envelope = STRANGER) -> Plan:
-    return decide(Facts(tables), who, Address.parse(recipient) if recipient is not None else None)
+    return decide(Facts(tables, now=0.0), who, Address.parse(recipient) if recipient is not None else None)
 
 
 def copies(made: Plan) -> list[tuple[str, str, str]]:
@@ -228,7 +228,7 @@ def test_any_tables(
 
 
 def held(made: Routing, usage: dict[str, int], recipient: str, size: int) -> Plan:
-    return decide(Facts(made, usage), replace(STRANGER, size=size), Address.parse(recipient))
+    return decide(Facts(made, usage, now=0.0), replace(STRANGER, size=size), Address.parse(recipient))
 
 
 @given(
@@ -247,7 +247,9 @@ def test_quota_refuses_where_all_live_copies_are_for_full_mailboxes(
     made = replace(made, mailboxes=boxes, full=FULL)
     empty = held(made, {}, recipient, size)
     plan_now = held(made, usage, recipient, size)
-    assert weighed(empty, Facts(made, usage), replace(STRANGER, size=size), Address.parse(recipient)) == plan_now
+    assert (
+        weighed(empty, Facts(made, usage, now=0.0), replace(STRANGER, size=size), Address.parse(recipient)) == plan_now
+    )
     if empty.refusal is not None:
         assert plan_now.reply == empty.reply
         return
@@ -286,10 +288,10 @@ def test_full_mailboxes_of_a_plan_with_a_dead_branch() -> None:
     made = replace(made, mailboxes=boxes, full=FULL)
     usage = {"a@x.example": 100}
     assert any("DSN" in note for note in plan(made, "both@x.example").notes)
-    refused = decide(Facts(made, usage), STRANGER, Address.parse("both@x.example"))
+    refused = decide(Facts(made, usage, now=0.0), STRANGER, Address.parse("both@x.example"))
     assert (refused.reply, refused.deliveries, refused.notes) == (FULL, (), ())
-    captured = weighed(plan(made, None), Facts(made, usage), STRANGER, None)
-    assert captured == decide(Facts(made, usage), STRANGER, None)
+    captured = weighed(plan(made, None), Facts(made, usage, now=0.0), STRANGER, None)
+    assert captured == decide(Facts(made, usage, now=0.0), STRANGER, None)
     assert (captured.reply.code, copies(captured)) == (250, [("capture", f"postmaster@{HOST}", "")])
 
 
@@ -348,7 +350,7 @@ def test_spoof_protection_lets_no_login_send_as_what_it_does_not_own(
     local, _, domain = sender.partition("@")
     reverse_path = Address.parse(f"{local}{detail}@{domain}")
     client = Client("192.0.2.1", 4711, "submission", Role.SUBMISSION, False, login=Address.parse(login))
-    judged = decide(Facts(made), Envelope(client, reverse_path), Address.parse(recipient))
+    judged = decide(Facts(made, now=0.0), Envelope(client, reverse_path), Address.parse(recipient))
     owners = {name.lower() for _, name in direct(made.aliases, reverse_path)} | {reverse_path.key}
     if login not in owners:
         assert judged.reply.code == 553 and judged.deliveries == ()

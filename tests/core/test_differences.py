@@ -28,6 +28,7 @@ from smtproute.core.settings import (
     Role,
     Settings,
     SignBy,
+    Srs,
 )
 from tests.core.routing import HOST, envelope, routing, text_table
 
@@ -76,7 +77,7 @@ def said(
     first: str | None = None,
 ) -> list[str]:
     """All sentences about one recipient."""
-    facts = Facts(tables, usage or {})
+    facts = Facts(tables, usage or {}, now=0.0)
     plan = decide(facts, who, Address.parse(recipient))
     seals = [plan_seal(settings(arc), who, each, None) for each in plan.deliveries] if arc is not None else []
     return list(differences(made, facts, who, plan, seals, Address.parse(first) if first else None))
@@ -406,6 +407,25 @@ class TestSenderOnTheWayOut:
         assert sentence.startswith(
             "The copy for x@far.example goes to the MX of far.example: its relay is chosen after"
         )
+
+    def test_where_we_rewrite_forwards_only_what_else_it_rewrites_is_told(self) -> None:
+        ours = replace(self.tables, srs=Srs(Domain.parse("example.org"), secrets=("secret",)), relays=Relays())
+        on = folder(ours, said=self.on())
+        assert said(on, ours, "name@example.org") == []
+        (sentence,) = said(on, ours, "anna@example.org")
+        assert sentence.endswith(", in what stays here too: anna@example.org.")
+        hosted = replace(ours, local_domains={**ours.local_domains, "hosted.example": "domains[0]"})
+        *_, sentence = said(on, hosted, "x@far.example", logged_in("anna@example.org", "a@hosted.example"))
+        assert sentence.endswith(
+            "=hosted.example=a@example.org of the sender a@hosted.example (HASH and TT are its"
+            " seal and day), also for x@far.example."
+        )
+        off = folder(ours, said=environment(ENABLE_AMAVIS="0", ENABLE_QUOTAS="0"))
+        assert said(off, ours, "name@example.org") == [
+            "Without SRS the copy for me@far.example keeps its sender, s@else.example."
+        ]
+        relayed = replace(ours, relays=self.relays)
+        assert said(on, relayed, "name@example.org") == []  # both ask for the rewritten sender
 
     def test_a_sender_at_the_host_name_has_the_relay_of_its_name_alone(self) -> None:
         """Postfix looks a sender at its own name up without the domain too: that relay takes the mail until SRS."""

@@ -234,9 +234,9 @@ def test_conditions_never_widen(routes: tuple[Route, ...], address: Address, who
 def test_no_sender_opens_a_route_to_strangers(routes: tuple[Route, ...], address: Address, who: Envelope) -> None:
     """Whoever a stranger claims to be, the same recipients are refused."""
     tables = replace(routing(), routes=routes)
-    denied = decide(Facts(tables), who, address).reply.code == 554
+    denied = decide(Facts(tables, now=0.0), who, address).reply.code == 554
     for sender in (None, Address.parse("a@x.example"), Address.parse("b@sub.x.example")):
-        assert (decide(Facts(tables), replace(who, reverse_path=sender), address).reply.code == 554) is denied
+        assert (decide(Facts(tables, now=0.0), replace(who, reverse_path=sender), address).reply.code == 554) is denied
     assert denied is (matching(tuple(each for each in routes if each.sender is None), address, "+", who) is None)
 
 
@@ -245,7 +245,7 @@ def test_a_route_that_rejects_lets_no_forged_sender_in() -> None:
     partner = parse_match("*@partner.example")
     ours = Route("route[0]", partner, Target(Mode.ENDPOINT, "partner"), parse_sender("*@ours.example"))
     rejects = Route("route[1]", partner, Target(Mode.REJECT))
-    tables = Facts(replace(routing(), routes=(ours, rejects)))
+    tables = Facts(replace(routing(), routes=(ours, rejects)), now=0.0)
     address = Address.parse("x@partner.example")
     for sender in ("forged@ours.example", "x@else.example"):
         refused = decide(tables, envelope(sender=sender), address)
@@ -321,7 +321,7 @@ def test_what_would_be_an_open_relay(
         for ip in ("192.0.2.1", "2600::1")
         for reverse_path in (None, Address.parse("a@example.org"))
         if decide(
-            Facts(replace(routing(), routes=(route,))),
+            Facts(replace(routing(), routes=(route,)), now=0.0),
             Envelope(Client(ip, 0, each.name, each.role, trusted=False), reverse_path),
             Address.parse("somebody@far.test"),
         ).reply.positive

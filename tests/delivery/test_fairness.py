@@ -26,7 +26,7 @@ def queued(sender: str, domain: str = "", deliveries: int = 1, endpoint: str = "
     recipient = Address.parse(f"x@{domain}") if domain else TO
     delivery = Delivery(Kind.ENDPOINT, recipient, recipient, endpoint)
     entries = [Entry(message, number, delivery, State.QUEUED, 0, 0.0) for number in range(deliveries)]
-    return Queued(Job(message, entries, Seal()), delivery.place, entries[0].sender, domain)
+    return Queued(Job(message, entries, reverse_path, Seal()), delivery.place, entries[0].sender, domain)
 
 
 def taken(lane: Lane) -> list[Queued]:

@@ -19,6 +19,41 @@ HERE = Path(__file__).parent / "folders"
 SOURCE = Path(__file__).parents[2] / "smtproute"
 FOLDERS = sorted(folder.name for folder in HERE.iterdir())
 
+PUBLISHED = (
+    "address-private",
+    "dkim-broken",
+    "dkim-missing",
+    "dkim-other-key",
+    "dkim-revoked",
+    "dkim-short",
+    "dkim-testing",
+    "dkim-two-records",
+    "dmarc-idle",
+    "dmarc-missing",
+    "dmarc-policy",
+    "dmarc-report-address",
+    "dmarc-syntax",
+    "dmarc-two-records",
+    "dmarc-unaligned",
+    "dns-unanswered",
+    "hostname-without-address",
+    "mx-address",
+    "mx-alias",
+    "mx-elsewhere",
+    "mx-missing",
+    "mx-null",
+    "ptr-leads-elsewhere",
+    "ptr-missing",
+    "ptr-other-name",
+    "spf-lookups",
+    "spf-missing",
+    "spf-not-covered",
+    "spf-pass-all",
+    "spf-syntax",
+    "spf-two-records",
+    "spf-void-lookups",
+)
+"""Names that only DNS can give rise to."""
 ELSEWHERE = {
     "configuration": "a configuration that cannot be used at all: tests/config",
     "not-reloaded": "a reload: tests/e2e/test_lifecycle.py",
@@ -29,6 +64,7 @@ ELSEWHERE = {
     "server-unreachable": "servers: tests/e2e/test_endpoints_command.py",
     "postmaster-refused": "servers: tests/e2e/test_endpoints_command.py",
     "certificate-expires": "servers: tests/e2e/test_endpoints_command.py",
+    **dict.fromkeys(PUBLISHED, "a name server: tests/doctor/test_dns.py"),
 }
 """Names that no folder can have a finding of: what it takes, and where they are tested."""
 
@@ -82,7 +118,7 @@ def finding_names(call: ast.Call) -> set[str]:
     function = call.func
     called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     chosen = isinstance(function, ast.IfExp)  # (error if ... else warning)("name", ...)
-    if len(call.args) < 2 or not (called in {"error", "warning", "warn", "wrong"} or chosen):
+    if len(call.args) < 2 or not (called in {"error", "warning", "warn", "wrong", "finding", "say"} or chosen):
         return set()
     first = call.args[0]
     texts = (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,)

@@ -13,15 +13,13 @@ from typing import ClassVar
 import dns.message
 import dns.rdatatype
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from smtproute.app import Relay
 from smtproute.core.address import Address, Domain
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import DomainKey, EndpointTls, Server
+from smtproute.mailauth.keys import KeyKind, generate, record
 from smtproute.mailauth.keys import load as load_key
-from smtproute.mailauth.keys import record
 from smtproute.smtp.client import Connection, Dialogue, Mail
 from smtproute.smtp.opening import TIMEOUTS, Timeouts
 from smtproute.testing.clock import TurnedClock
@@ -128,15 +126,10 @@ class Lab:
         tail = f'\n[resolver]\nservers = ["{self.name_server}"]\n{textwrap.dedent(self.resolver)}'
         return self.write("smtproute.toml", head + textwrap.dedent(text) + tail)
 
-    def key(self, domain: str = "example.org", selector: str = "mail") -> str:
+    def key(self, domain: str = "example.org", selector: str = "mail", kind: KeyKind = KeyKind.RSA) -> str:
         """A signing key in the lab's folder and in its DNS; returns the file's name."""
-        private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         file = self.folder / f"{selector}-{domain}.pem"
-        file.write_bytes(
-            private.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        file.write_bytes(generate(kind))
         file.chmod(0o600)
         loaded = load_key(DomainKey(Domain.parse(domain), selector, str(file)))
         self.zone.set(f"{selector}._domainkey.{domain}", "TXT", [record(loaded)])

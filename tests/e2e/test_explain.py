@@ -304,7 +304,7 @@ async def empty(account: Address) -> int:
 
 
 def one(made: Snapshot, address: Address) -> Explained:
-    (explained,) = asyncio.run(explain(made, nowhere, empty, STRANGER, [address]))
+    (explained,) = asyncio.run(explain(made, nowhere, empty, STRANGER, [address], 0.0))
     return explained
 
 
@@ -315,7 +315,7 @@ def test_each_line_agrees_with_the_explanation_of_its_address(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = snapshot(Path(folder), accounts, table, patterns)
-    lines = [listed(made, STRANGER, each) for each in known(made)]
+    lines = [listed(made, STRANGER, each, 0.0) for each in known(made)]
     addresses = [each.known.address for each in lines if each.known.address is not None]
     order = [(each.domain.key, "" if each.local == ANYBODY else each.local) for each in addresses]
     assert order == sorted(set(order))
@@ -343,9 +343,9 @@ def test_what_is_not_named_as_a_change_is_the_same(
     with tempfile.TemporaryDirectory() as old, tempfile.TemporaryDirectory() as new:
         was = snapshot(Path(old), accounts, table, patterns)
         will_be = snapshot(Path(new), accounts, other, patterns)
-    changed = {each.was.known.shown for each in changes(was, will_be, STRANGER) if each.was is not None}
+    changed = {each.was.known.shown for each in changes(was, will_be, STRANGER, 0.0) if each.was is not None}
     for each in (*known(was), *known(will_be)):
         if each.address is not None:
-            same = listed(was, STRANGER, each).line() == listed(will_be, STRANGER, each).line()
+            same = listed(was, STRANGER, each, 0.0).line() == listed(will_be, STRANGER, each, 0.0).line()
             assert same == (each.shown not in changed)
-    assert list(changes(was, was, STRANGER)) == []
+    assert list(changes(was, was, STRANGER, 0.0)) == []

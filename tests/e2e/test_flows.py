@@ -43,7 +43,8 @@ async def test_one_address_is_mailbox_and_alias(lab: Lab) -> None:
     (kept,) = lab.mailbox("name@example.org")
     head, _, body = kept.partition(b"\n\n")
     assert head.startswith(b"Return-Path: <friend@else.example>\nDelivered-To: name@example.org\n")
-    assert b"\nAuthentication-Results: mail.example.org; arc=none\n" in head.replace(b"\n ", b" ")
+    assert b"\nAuthentication-Results: mail.example.org; spf=none " in head.replace(b"\n ", b" ")
+    assert b"; arc=none smtp.remote-ip=127.0.0.1\n" in head.replace(b"\n ", b" ")
     assert b"\nReceived: from client.example ([127.0.0.1])\n\tby mail.example.org with ESMTP id " in head
     assert f"id {message}\n\tfor <name@example.org>; ".encode() in head
     assert kept.endswith(LETTER.replace(b"\r\n", b"\n"))

@@ -46,7 +46,7 @@ class Held:
 
 
 async def plan(made: Routing, held: Held, recipient: str, size: int | None = None) -> Plan:
-    return await decided(made, held, replace(envelope(), size=size), Address.parse(recipient))
+    return await decided(made, held, replace(envelope(), size=size), Address.parse(recipient), now=0.0)
 
 
 async def test_only_final_mailboxes_with_a_quota_are_asked() -> None:
@@ -97,7 +97,7 @@ async def test_a_count_that_takes_too_long_is_given_up() -> None:
         raise AssertionError
 
     made = limited("anna@example.org", "ben@example.org")
-    late = await decided(made, slow, envelope(), Address.parse("all@example.org"), deadline=0.01)
+    late = await decided(made, slow, envelope(), Address.parse("all@example.org"), now=0.0, deadline=0.01)
     assert late.refusal is None
     assert late.notes == (
         "the mailbox of ben@example.org is full (100 of 100 octets): its copy is deferred, the others go out",

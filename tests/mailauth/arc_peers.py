@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import dkim
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from smtproute.core.lookup import Lookup
+from smtproute.core.settings import Authentication
 from smtproute.core.verdict import Verdict
 from smtproute.mailauth import arc
 from smtproute.mailauth.keys import SigningKey, record
+from smtproute.mailauth.results import resinfo
 
 AUTHSERV_ID = "mx.example.org"
 AT = 1_700_000_000
@@ -49,30 +53,46 @@ def zone(*keys: SigningKey) -> dict[str, str]:
 
 
 class ZoneTxt:
-    """A Txt over a dict; it keeps the names that were asked for."""
+    """A Lookup over a dict, of TXT records alone; it keeps the names that were asked for."""
 
     def __init__(self, records: Mapping[str, str | bytes]) -> None:
         self.records = records
         self.asked: list[str] = []
 
-    async def __call__(self, name: str) -> bytes | None:
+    async def texts(self, name: str) -> tuple[bytes, ...]:
         self.asked.append(name)
         text = self.records.get(name)
-        return text.encode() if isinstance(text, str) else text
+        if text is None:
+            return ()
+        return (text.encode() if isinstance(text, str) else text,)
+
+    async def addresses(self, name: str, version: int) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    async def exchanges(self, name: str) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    async def pointers(self, ip: str) -> tuple[str, ...]:
+        raise NotImplementedError
 
 
-def judged(message: bytes, txt: arc.Txt | Mapping[str, str | bytes] | None = None, budget: float = 10.0) -> arc.Chain:
-    """evaluate(), from outside an event loop."""
-    look_up = txt if callable(txt) else ZoneTxt(zone() if txt is None else txt)
+def judged(message: bytes, asked: Lookup | Mapping[str, str | bytes] | None = None) -> arc.Chain:
+    """evaluate(), from outside an event loop, without whose seals they are and what the results say."""
+    lookup = ZoneTxt(zone() if asked is None else asked) if asked is None or isinstance(asked, Mapping) else asked
     with ThreadPoolExecutor(1) as pool:
-        return asyncio.run(arc.evaluate(message, look_up, pool, budget))
+        chain = asyncio.run(arc.evaluate(message, lookup, pool, Authentication()))
+    return replace(chain, sealers=(), results=())
+
+
+def results(verdicts: Sequence[Verdict]) -> str:
+    return " ".join(resinfo(AUTHSERV_ID, verdicts))
 
 
 def sealed(message: bytes, chain: arc.Chain | None = None, key: SigningKey | None = None) -> bytes:
     """The message with one set more; `chain` is judged here where it is not given."""
     chain = judged(message) if chain is None else chain
     return (
-        arc.seal(message, chain=chain, key=key or signing_key(), authserv_id=AUTHSERV_ID, verdicts=FOUND, at=AT)
+        arc.seal(message, chain=chain, key=key or signing_key(), results=results(FOUND), at=AT, bounds=Authentication())
         + message
     )
 

@@ -45,6 +45,7 @@ def test_the_record_holds_the_public_half() -> None:
 
 
 EC = ec.generate_private_key(ec.SECP256R1())
+ED25519 = ed25519.Ed25519PrivateKey.generate()
 PUBLIC = private().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 PEM = pem(signing_key())
 # 512 bits: made once, because libraries no longer make one.
@@ -74,7 +75,7 @@ HALYpICqGDbpIejGDJJG0aj3H4tZnwHPAiEAiPnAvVDwAhOZ3ZfChEv5Ys2wHS+2
         (private().private_bytes(Encoding.PEM, PKCS1, BestAvailableEncryption(b"x")), "the key is encrypted"),
         (EC.private_bytes(Encoding.PEM, PKCS8, NO), "another kind of key"),
         (EC.private_bytes(Encoding.PEM, PKCS1, NO), "another kind of key"),
-        (ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PKCS8, NO), "another kind of key"),
+        (ED25519.private_bytes(Encoding.PEM, OPENSSH, NO), "damaged or of an unknown kind"),
         (private().private_bytes(Encoding.PEM, OPENSSH, NO), "damaged or of an unknown kind"),
         (PEM[:300] + PEM[400:], "damaged"),
         (PEM[:300], "damaged"),
@@ -91,6 +92,16 @@ def test_what_cannot_be_read(tmp_path: Path, content: bytes, why: str) -> None:
         load(arc_key(file))
     assert str(caught.value).startswith(f"{file}: ")
     assert ";" in str(caught.value)
+
+
+def test_only_rsa_seals(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(ED25519.private_bytes(Encoding.PEM, PKCS8, NO))
+    assert load(arc_key(file)).private.public_key() == ED25519.public_key()
+    with pytest.raises(KeyFault, match="ARC is sealed with RSA, and this is another kind of key"):
+        load(arc_key(file), sealing=True)
+    file.write_bytes(PEM)
+    assert load(arc_key(file), sealing=True) == load(arc_key(file))
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:

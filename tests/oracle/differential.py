@@ -68,7 +68,7 @@ def planned(routing: Routing, case: Case, recipient: str = "") -> Plan:
     sender = Address.parse(case.sender) if case.sender else None
     written = recipient or case.recipient
     asked = None if written.lower() == "postmaster" else Address.parse(written)
-    return decide(Facts(routing), Envelope(peer, sender), asked)
+    return decide(Facts(routing, now=0.0), Envelope(peer, sender), asked)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from smtproute.core.choice import Exchange, Found, LookupFailed, Resolution
+from smtproute.core.choice import Exchange, Found, Resolution
+from smtproute.core.lookup import Unanswered
 from smtproute.core.settings import Resolver as Settings
 from smtproute.core.settings import Source
+from smtproute.resolve.records import Records
 from smtproute.testing.zone import Asked, Fault, Zone
-
-LONG = "v=DKIM1; k=rsa; p=" + "A" * 800
 
 
 def patience(outcome):
@@ -72,7 +72,7 @@ async def test_an_alias_is_followed(resolver):
         asking = resolver(zone.address)
         assert [found.ip for found in (await asking.addresses("www.example")).addresses] == ["10.0.0.1"]
         assert (await asking.exchanges("www.example")).exchanges == (Exchange(10, "mx.example"),)
-        assert await asking.txt("www.example") == b"hello"
+        assert await Records(lambda: asking).texts("www.example") == (b"hello",)
         assert (await asking.addresses("dangling.example")).status is Resolution.NXDOMAIN
         assert (await asking.addresses("loop.example")).status is Resolution.SERVFAIL
 
@@ -93,7 +93,6 @@ async def test_a_name_that_cannot_be_asked_is_not_there_and_says_why(resolver, n
         asking = resolver(zone.address)
         resolved = await asking.addresses(name)
         exchanges = await asking.exchanges(name)
-        assert await asking.txt(name) is None
     assert (resolved.status, resolved.host, resolved.asked) == (Resolution.NXDOMAIN, name, "")
     assert (exchanges.status, exchanges.exchanges) == (Resolution.NXDOMAIN, ())
     assert resolved.reason == exchanges.reason != ""
@@ -111,15 +110,15 @@ async def test_an_ip_address_is_its_own_address_and_has_no_exchanges(resolver, h
     assert zone.queries == []
 
 
-async def test_without_a_name_server_it_says_so(resolver, tmp_path):
-    empty = tmp_path / "resolv.conf"
-    empty.touch()
-    for asking in (resolver(), resolver(resolv_conf=str(empty))):
-        resolved = await asking.addresses("a.example")
-        assert str(resolved) == "a.example: refused (no name server configured)"
-        assert (await asking.exchanges("a.example")).reason == "no name server configured"
-        with pytest.raises(LookupFailed, match="no name server configured"):
-            await asking.txt("a.example")
+@pytest.mark.parametrize("resolv_conf", ["", "empty"])
+async def test_without_a_name_server_it_says_so(resolver, tmp_path, resolv_conf):
+    (tmp_path / "empty").touch()
+    asking = resolver(resolv_conf=resolv_conf and str(tmp_path / resolv_conf))
+    resolved = await asking.addresses("a.example")
+    assert str(resolved) == "a.example: refused (no name server configured)"
+    assert (await asking.exchanges("a.example")).reason == "no name server configured"
+    with pytest.raises(Unanswered, match="no name server configured"):
+        await Records(lambda: asking).texts("a.example")
 
 
 async def test_the_first_source_that_has_the_name_answers(resolver, tmp_path):
@@ -226,48 +225,6 @@ async def test_outcomes_of_exchanges_are_told_apart(resolver, entry, status):
     assert (exchanges.status, exchanges.asked) == (status, zone.address)
     assert (exchanges.exchanges, exchanges.null) == ((), False)
     assert str(exchanges) == f"MX of example.net: {status} from {zone.address}"
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        (["v=DKIM1; p=abc"], b"v=DKIM1; p=abc"),
-        ([LONG], LONG.encode()),
-        (["verification=1", "k=rsa; p=abc", "v=DKIM1; p=def"], b"v=DKIM1; p=def"),
-        (["verification=1", "k=rsa; p=abc"], b"k=rsa; p=abc"),
-        (["two", "one"], b"one"),
-        ([""], b""),
-        (["\u00fc\x00"], b"\xc3\xbc\x00"),
-    ],
-)
-async def test_txt(resolver, values, text):
-    async with Zone({"mail._domainkey.example.org": {"TXT": values}}) as zone:
-        assert await resolver(zone.address).txt("Mail._domainkey.example.org") == text
-
-
-async def test_txt_that_is_not_there_is_none(resolver):
-    async with Zone({"a.example": {"A": ["10.0.0.1"]}}) as zone:
-        asking = resolver(zone.address)
-        assert await asking.txt("a.example") is None
-        assert await asking.txt("b.example") is None
-
-
-@pytest.mark.parametrize("fault", list(Fault))
-async def test_txt_raises_where_dns_fails(resolver, fault):
-    async with Zone({"a.example": fault}) as zone:
-        asking = resolver(zone.address, attempt=patience(fault))
-        for _ in range(2):
-            with pytest.raises(LookupFailed) as raised:
-                await asking.txt("a.example")
-    assert raised.value.resolved.asked == zone.address
-    shown = {Fault.SERVFAIL: "SERVFAIL", Fault.REFUSED: "refused", Fault.TIMEOUT: "timeout"}[fault]
-    assert str(raised.value) == f"a.example: {shown} from {zone.address}"
-
-
-async def test_what_udp_truncates_is_asked_over_tcp(resolver):
-    async with Zone({"a.example": {"TXT": [LONG]}}) as zone:
-        assert await resolver(zone.address).txt("a.example") == LONG.encode()
-    assert zone.queries == [Asked("a.example", "TXT", "udp"), Asked("a.example", "TXT", "tcp")]
 
 
 async def test_look_ups_of_one_name_are_joined(resolver):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from smtproute.core.choice import Exchange, Found, LookupFailed, Resolution
+from smtproute.core.choice import Exchange, Found, Resolution
+from smtproute.core.lookup import Unanswered
 from smtproute.core.settings import Source
+from smtproute.resolve.records import Records
 from smtproute.testing.zone import Fault, Zone
 from tests.resolve.unbound import unbound
 
@@ -46,13 +48,14 @@ async def test_outcomes_are_told_apart(resolver, name, status, attempt):
     async with Zone({"broken.example": Fault.SERVFAIL, "silent.example": Fault.TIMEOUT}) as zone:
         with unbound(*OURS, forward=zone.address) as server:
             asking = resolver(server.address, attempt=attempt)
+            records = Records(lambda: asking)
             resolved = await asking.addresses(name)
             exchanges = await asking.exchanges(name)
             if status in (Resolution.NXDOMAIN, Resolution.NODATA):
-                assert (await asking.txt(name)) == (b"hello" if status is Resolution.NODATA else None)
+                assert (await records.texts(name)) == ((b"hello",) if status is Resolution.NODATA else ())
             else:
-                with pytest.raises(LookupFailed, match=f"{name}: {status} from {server.address}"):
-                    await asking.txt(name)
+                with pytest.raises(Unanswered, match=f"{name}: {status} from {server.address}"):
+                    await records.texts(name)
     assert str(resolved) == f"{name}: {status} from {server.address}"
     assert (exchanges.status, exchanges.exchanges) == (
         (Resolution.OK, (Exchange(0, name),)) if status is Resolution.NODATA else (status, ())

@@ -11,6 +11,7 @@ import dns.exception
 import pytest
 
 from smtproute.core.choice import Exchange, Resolution
+from smtproute.resolve.records import Records
 from smtproute.testing.zone import Asked, Fault, Zone
 
 LONG = "x" * 700
@@ -169,7 +170,7 @@ async def test_an_independent_resolver_between_us_and_the_zone(resolver, tmp_pat
             assert (await asking.exchanges("www.example.net")).exchanges == (Exchange(10, "mx.example.net"),)
             assert (await asking.exchanges("gitlab.internal")).exchanges == (Exchange(0, "gitlab.internal"),)
             assert len((await asking.addresses("many.example.net")).addresses) == 100
-            assert await asking.txt("long.example.net") == LONG.encode()
+            assert await Records(lambda: asking).texts("long.example.net") == (LONG.encode(),)
             assert (await asking.exchanges("nowhere.example")).status is Resolution.NXDOMAIN
             assert (await asking.exchanges("servfail.example")).status is Resolution.SERVFAIL
         finally:

@@ -64,7 +64,7 @@ def _plain(written: str) -> str:
 
 def _shown(name: str, value: str) -> str:
     """What findings show of a value: nothing that may be a secret, so nothing where it is not known what it is."""
-    known = name in DEFAULTS and name not in ("RELAY_USER", "RELAY_PASSWORD")
+    known = name in DEFAULTS and name not in ("RELAY_USER", "RELAY_PASSWORD", "SRS_SECRET")
     return (quoting.nexthop(value) if name.endswith("RELAY_HOST") else value) if known else "..."
 
 

@@ -22,7 +22,8 @@ from smtproute.config.docker_mailserver.quotas import ReadQuotas, default_quota,
 from smtproute.config.docker_mailserver.relay_tables import PASSWORDS, RELAYMAP
 from smtproute.config.docker_mailserver.relays import read_relays
 from smtproute.config.docker_mailserver.scripts import endings
-from smtproute.config.docker_mailserver.signing import arc_of, read_signing, with_registered
+from smtproute.config.docker_mailserver.signing import arc_of, dkim_of, read_signing, signed_twice, with_registered
+from smtproute.config.docker_mailserver.srs import srs_of
 from smtproute.config.docker_mailserver.userdb import Userdb
 from smtproute.config.docker_mailserver.virtual import read_virtual
 from smtproute.config.tables import pcre_table, text_table, unread
@@ -33,7 +34,7 @@ from smtproute.core.docker_mailserver import DEFAULTS, Environment, Folder, doma
 from smtproute.core.finding import Finding, warning
 from smtproute.core.login import Login
 from smtproute.core.relays import Relays
-from smtproute.core.settings import Arc, Endpoint, Network
+from smtproute.core.settings import Arc, Dkim, Endpoint, Network, Srs
 
 __all__ = ["ReadFolder", "read_folder"]
 
@@ -65,6 +66,8 @@ class ReadFolder:
     relays: Relays = field(default_factory=Relays)
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     arc: Arc = field(default_factory=Arc)
+    dkim: Dkim = field(default_factory=Dkim)
+    srs: Srs = field(default_factory=Srs)
     networks: tuple[Network, ...] = ()
     """Who may send anywhere (mynetworks)."""
     message_size: int | None = None
@@ -121,6 +124,8 @@ def read_folder(
     local_domains = {**(changed.alias_domains or {}), **destinations, **virtual.domains, **accounts.domains}
     if ARC in signing:
         signing[ARC] = with_registered(signing[ARC], local_domains)
+    opendkim = reader.took(read_opendkim(path, paths, vhost))
+    reader.findings += signed_twice(signing.get(DKIM), opendkim, environment)
     delimiter = changed.delimiter if changed.delimiter is not None else "+"
     networks = changed.networks if changed.networks is not None else reader.took(permitted(environment))
     size = number(environment["POSTFIX_MESSAGE_SIZE_LIMIT"])
@@ -137,7 +142,7 @@ def read_folder(
             userdb=tuple(userdb.lines),
             arc=signing.get(ARC),
             dkim=signing.get(DKIM),
-            opendkim=reader.took(read_opendkim(path, paths)),
+            opendkim=opendkim,
         ),
         aliases=Aliases(
             tables,
@@ -153,6 +158,8 @@ def read_folder(
         relays=relays.relays,
         endpoints=relays.endpoints,
         arc=arc_of(signing[ARC], environment) if ARC in signing else Arc(),
+        dkim=dkim_of(signing.get(DKIM), opendkim, environment),
+        srs=srs_of(environment, domain, paths),
         networks=networks,
         message_size=changed.message_size if changed.message_size is not None else 10_240_000 if size is None else size,
         send_access=reader.access(SEND),

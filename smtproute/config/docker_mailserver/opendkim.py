@@ -7,8 +7,9 @@ domain:selector:file`. TrustedHosts says whose mail is signed, which has nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from smtproute.config import files
@@ -33,10 +34,14 @@ class _Key:
     line: Line
 
 
-def read_opendkim(folder: Path, paths: Paths) -> tuple[tuple[KeyFile, ...], tuple[Finding, ...]]:
+def read_opendkim(
+    folder: Path, paths: Paths, domains: Iterable[str] = ()
+) -> tuple[tuple[KeyFile, ...], tuple[Finding, ...]]:
     """The keys that sign, in the order of SigningTable, and what is wrong with the two files. Raises OSError.
 
-    docker-mailserver copies the folder only where KeyTable is there. The keys themselves are not opened.
+    Of the lines that stand for one author's domain the first counts (MultipleSignatures is off); `domains` are those
+    that a pattern such as `*` may stand for. docker-mailserver copies the folder only where KeyTable is there. The
+    keys themselves are not opened.
     """
     findings: list[Finding] = []
     if not files.present(folder / KEYS):
@@ -45,7 +50,8 @@ def read_opendkim(folder: Path, paths: Paths) -> tuple[tuple[KeyFile, ...], tupl
             findings.append(error("opendkim-table", SIGNERS, what, "setup config dkim"))
         return (), tuple(findings)
     keys = dict(_keys(folder, findings))
-    found: dict[tuple[str, str], KeyFile] = {}
+    found: dict[str, KeyFile] = {}
+    told: set[str] = set()
     used: set[str] = set()
     if not files.present(folder / SIGNERS):
         what = "There is no SigningTable beside it: nothing is signed."
@@ -62,13 +68,10 @@ def read_opendkim(folder: Path, paths: Paths) -> tuple[tuple[KeyFile, ...], tupl
             findings.append(error("opendkim-table", line.rule, what, f"{instead} (in KeyTable)"))
         else:
             used.add(line.value)
-            if not line.key.startswith("*@") and "@" not in line.key:
-                what = f'{line.key} is not asked for: SigningTable is a "refile", whose keys are whole addresses.'
-                findings.append(warning("opendkim-table", line.rule, what, f"*@{line.key} {line.value}"))
-            signed = domain if key.domain == "%" else key.domain
-            made = _key_file(key, signed, paths, findings, (signed, key.selector) in found)
-            if made is not None:
-                found.setdefault((signed, key.selector), made)
+            for author in _authors(line, domains, findings):
+                signed = author if key.domain == "%" else key.domain.lower()
+                made = _key_file(key, signed, paths, findings, told)
+                found.setdefault(author, made if author == signed else replace(made, author=author))
     findings += [
         warning("opendkim-table", key.line.rule, f"No line of SigningTable names {name}: this key signs nothing.")
         for name, key in keys.items()
@@ -97,19 +100,36 @@ def _keys(folder: Path, findings: list[Finding]) -> Iterator[tuple[str, _Key]]:
             yield line.key, _Key(domain, selector, file, line)
 
 
-def _key_file(key: _Key, domain: str, paths: Paths, findings: list[Finding], again: bool) -> KeyFile | None:
-    """The key as it signs for a domain. Its findings are told once."""
+def _authors(line: Line, domains: Iterable[str], findings: list[Finding]) -> tuple[str, ...]:
+    """The domains whose authors a line of SigningTable stands for, of these and the one that it names."""
+    user, at, domain = line.key.rpartition("@")
+    if user == "*" and "*" not in domain:
+        return (domain.lower(),)
+    if not at and not user and not domain.startswith("*"):
+        what = f'{line.key} is not asked for: SigningTable is a "refile", whose keys are whole addresses.'
+        findings.append(warning("opendkim-table", line.rule, what, f"*@{line.key} {line.value}"))
+        return ()
+    if at and user.rstrip("*"):
+        what = f"{line.key} stands for some authors of a domain: here it signs for none of them."
+        findings.append(warning("not-simulated", line.rule, what, f"*@{domain} {line.value}"))
+        return ()
+    pattern = re.sub(r"[?\[]", r"[\g<0>]", line.key.lower())  # only * is a wildcard there
+    return tuple(each for each in domains if fnmatchcase(f"\0@{each}", pattern))
+
+
+def _key_file(key: _Key, domain: str, paths: Paths, findings: list[Finding], told: set[str]) -> KeyFile:
+    """The key as it signs for a domain. What is wrong with its path is told once."""
     path = key.written.replace("%", domain)
     here = paths.host(path)
-    if again:
-        return None
-    if here is None:
-        what = f"{path} is in no place that is known outside the container: {domain} is not signed for here."
-        instead = f"/etc/opendkim/keys/{domain}/{key.selector}.private"
-        findings.append(error("opendkim-table", key.line.rule, what, instead))
-    elif not files.there(here):
-        what = f"There is no {here}: the mail of {domain} is not signed."
-        findings.append(error("opendkim-table", key.line.rule, what, f"setup config dkim domain {domain}"))
+    if path not in told:
+        told.add(path)
+        if here is None:
+            what = f"{path} is in no place that is known outside the container: {domain} is not signed for here."
+            instead = f"/etc/opendkim/keys/{domain}/{key.selector}.private"
+            findings.append(error("opendkim-table", key.line.rule, what, instead))
+        elif not files.there(here):
+            what = f"There is no {here}: the mail of {domain} is not signed."
+            findings.append(error("opendkim-table", key.line.rule, what, f"setup config dkim domain {domain}"))
     return KeyFile(domain, key.selector, str(here) if here is not None else "", path, key.line.rule)
 
 

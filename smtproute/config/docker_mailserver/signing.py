@@ -17,9 +17,9 @@ from smtproute.config.tables import decoded
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.docker_mailserver import Environment, KeyFile, Line, Signing
 from smtproute.core.finding import Finding, error, warning
-from smtproute.core.settings import Arc, DomainKey, SignBy
+from smtproute.core.settings import Arc, Dkim, DomainKey, SignBy
 
-__all__ = ["arc_of", "read_signing", "with_registered"]
+__all__ = ["arc_of", "dkim_of", "read_signing", "signed_twice", "with_registered"]
 
 _BOOLEANS = (
     "allow_envfrom_empty",
@@ -117,6 +117,54 @@ def arc_of(signing: Signing, environment: Environment) -> Arc:
     )
 
 
+def dkim_of(signing: Signing | None, opendkim: Iterable[KeyFile], environment: Environment) -> Dkim:
+    """Who signs by dkim_signing.conf and by OpenDKIM's tables: where both run, both do.
+
+    Whose mail OpenDKIM signs is no option of it, so with it rspamd's options do not hold either.
+    """
+    rspamd = signing if signing is not None and _signs(signing, environment) else None
+    tables = tuple(opendkim) if environment.on("ENABLE_OPENDKIM") else ()
+    keys: dict[str, tuple[DomainKey, ...]] = {}
+    for each in (*(rspamd.keys if rspamd is not None else ()), *tables):
+        domain, author = _lower(each.domain), _lower(each.author or each.domain)
+        if domain is None or author is None or not each.file:
+            continue
+        others = keys.get(author.key, ())
+        if all((domain, each.selector) != (other.domain, other.selector) for other in others):
+            keys[author.key] = (*others, DomainKey(domain, each.selector, each.file))
+    if rspamd is None or tables:
+        return Dkim(keys, parents=rspamd is not None and rspamd.option("use_esld", True))
+    return Dkim(
+        keys,
+        local=rspamd.option("sign_local", True),
+        authenticated=rspamd.option("sign_authenticated", True),
+        null_sender=rspamd.option("allow_envfrom_empty", True),
+        username_mismatch=rspamd.option("allow_username_mismatch", False),
+        author_mismatch=rspamd.option("allow_hdrfrom_mismatch", False),
+        parents=rspamd.option("use_esld", True),
+    )
+
+
+def _signs(signing: Signing, environment: Environment) -> bool:
+    """Whether rspamd signs by dkim_signing.conf in the way that is simulated: in the name of the header From."""
+    line = signing.options.get("use_domain")
+    runs = not environment.written or environment.on("ENABLE_RSPAMD")
+    return runs and signing.option("enabled", True) and (line is None or line.value == "header")
+
+
+def signed_twice(signing: Signing | None, opendkim: Iterable[KeyFile], environment: Environment) -> Iterator[Finding]:
+    """That rspamd and OpenDKIM sign for one domain, which docker-mailserver warns of at its start."""
+    if signing is None or not environment.written or not _signs(signing, environment):
+        return
+    both = dict.fromkeys(key.domain for key in signing.keys if any(key.domain == each.domain for each in opendkim))
+    if environment.on("ENABLE_OPENDKIM") and both:
+        what = (
+            f"rspamd and OpenDKIM both sign mail of {', '.join(both)}, here as there. docker-mailserver advises against"
+            " running both: rspamd is enough."
+        )
+        yield warning("dkim-twice", environment.rule("ENABLE_OPENDKIM"), what, "ENABLE_OPENDKIM=0")
+
+
 def with_registered(signing: Signing, domains: Iterable[str]) -> Signing:
     """The same, knowing which domains were registered, of these and of those of its keys.
 
@@ -190,6 +238,13 @@ class _RspamdFile:
         if module == "arc" and line is not None and _sign(line.value)[0] is SignBy.OFF:
             what = f"use_domain = {line.value} is not simulated: nothing is sealed here because of this file."
             self.findings.append(warning("not-simulated", line.rule, what, 'use_domain = "recipient";'))
+        if module == "dkim_signing" and line is not None and line.value != "header":
+            what = f"use_domain = {line.value} is not simulated: nothing is signed here because of this file."
+            self.findings.append(warning("not-simulated", line.rule, what, 'use_domain = "header";'))
+        line = options.get("sign_inbound")
+        if module == "dkim_signing" and line is not None and line.value == "true":
+            what = "sign_inbound is not simulated: what strangers send is never signed here."
+            self.findings.append(warning("not-simulated", line.rule, what, "sign_inbound = false;"))
         return options
 
     def boolean(self, name: str, value: Text, twice: bool) -> str:

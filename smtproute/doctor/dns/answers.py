@@ -1,0 +1,161 @@
+"""Answers: what DNS says to the questions, gathered at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address
+from typing import Protocol
+
+from smtproute.core.address import Address, Domain
+from smtproute.core.lookup import Lookup, Unanswered
+from smtproute.doctor.dns.questions import Questions
+from smtproute.mailauth.dmarc import organisational
+from smtproute.mailauth.lookups import Lookups
+from smtproute.mailauth.spf import Spf, evaluate
+
+__all__ = ["NOBODY", "Answer", "Answers", "Zones", "gathered", "public"]
+
+NOBODY = "192.0.2.255"
+"""An address that nobody has (RFC 5737): every SPF record is walked to its end for it."""
+_SECONDS = 15.0
+_MOST = 20_000
+"""Questions; a domain takes about ten."""
+
+
+class Zones(Lookup, Protocol):
+    """A look-up that knows aliases as well."""
+
+    async def alias(self, name: str) -> tuple[str, ...]:
+        """The CNAME record. Raises Unanswered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What DNS said to one question."""
+
+    records: tuple[str, ...] = ()
+    """TXT records as latin-1 text, the strings of each joined."""
+    fault: str = ""
+    """Why there is no answer; then nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """By the name that was asked about; IP addresses by the host, PTR records by the IP address."""
+
+    questions: Questions
+    texts: Mapping[str, Answer] = field(default_factory=dict)
+    addresses: Mapping[str, Answer] = field(default_factory=dict)
+    """A and AAAA records."""
+    exchanges: Mapping[str, Answer] = field(default_factory=dict)
+    aliases: Mapping[str, Answer] = field(default_factory=dict)
+    """CNAME records, of mail exchangers."""
+    pointers: Mapping[str, Answer] = field(default_factory=dict)
+    spf: Mapping[tuple[str, str], Spf] = field(default_factory=dict)
+    """By domain and IP address: our own public ones, and NOBODY."""
+
+    def unanswered(self) -> dict[str, str]:
+        """Why, by name, of what DNS did not answer."""
+        asked = (self.texts, self.addresses, self.exchanges, self.aliases, self.pointers)
+        return {name: answer.fault for answers in asked for name, answer in answers.items() if answer.fault}
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The public addresses of this relay."""
+        found = self.addresses.get(self.questions.hostname, Answer())
+        return tuple(ip for ip in found.records if public(ip))
+
+
+def public(ip: str) -> bool:
+    """Whether others reach this address over the Internet."""
+    return ip_address(ip).is_global
+
+
+async def gathered(questions: Questions, zones: Zones, pool: Executor, seconds: float = _SECONDS) -> Answers:
+    """Asks everything, what depends on nothing first, all within so many seconds."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    lookup = Lookups(zones, seconds, _MOST)
+
+    async def texts(name: str) -> tuple[str, ...]:
+        return tuple(text.decode("latin-1") for text in await lookup.texts(name))
+
+    async def addresses(name: str) -> tuple[str, ...]:
+        async with asyncio.TaskGroup() as tasks:
+            both = [tasks.create_task(_answer(partial(lookup.addresses, name, version))) for version in (4, 6)]
+        v4, v6 = (task.result() for task in both)
+        if (v4.fault and not v6.records) or (v6.fault and not v4.records):
+            raise Unanswered(v4.fault or v6.fault)
+        return v4.records + v6.records
+
+    async def alias(name: str) -> tuple[str, ...]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await zones.alias(name)
+        except TimeoutError:
+            raise Unanswered(f"{name}: no answer within {seconds:g} seconds") from None
+
+    async with asyncio.TaskGroup() as tasks:
+        said = tasks.create_task(_all(texts, _text_names(questions)))
+        exchanging = (*(questions.domains if questions.inbound else ()), *questions.targets)
+        exchanges = tasks.create_task(_all(lookup.exchanges, exchanging))
+        relay = tasks.create_task(_all(addresses, (questions.hostname,)))
+    own = Answers(questions, addresses=relay.result()).own
+    found = {domain: exchanges.result()[domain] for domain in questions.domains if questions.inbound}
+    servers = [host for answer in found.values() for host in answer.records if host != "."]
+    bare = [domain for domain, answer in found.items() if not answer.records]
+    async with asyncio.TaskGroup() as tasks:
+        aliases = tasks.create_task(_all(alias, servers))
+        hosts = tasks.create_task(_all(addresses, (*servers, *bare)))
+        pointers = tasks.create_task(_all(lookup.pointers, own))
+        spf = tasks.create_task(_spf(questions, own, lookup, pool))
+    names = await _all(addresses, (name for answer in pointers.result().values() for name in answer.records))
+    return Answers(
+        questions,
+        texts=said.result(),
+        addresses={**relay.result(), **hosts.result(), **names},
+        exchanges=exchanges.result(),
+        aliases=aliases.result(),
+        pointers=pointers.result(),
+        spf=spf.result(),
+    )
+
+
+def _text_names(questions: Questions) -> list[str]:
+    names = [*questions.senders, *(key.name for key in questions.keys)]
+    for domain in questions.domains:
+        names += [f"_dmarc.{domain}", f"_dmarc.{organisational(domain)}"]
+    return names
+
+
+async def _answer(ask: Callable[[], Awaitable[tuple[str, ...]]]) -> Answer:
+    try:
+        return Answer(await ask())
+    except Unanswered as unanswered:
+        return Answer(fault=str(unanswered))
+
+
+async def _all(ask: Callable[[str], Awaitable[tuple[str, ...]]], names: Iterable[str]) -> dict[str, Answer]:
+    """The answers for each name, in order."""
+    async with asyncio.TaskGroup() as tasks:
+        asked = {name: tasks.create_task(_answer(partial(ask, name))) for name in dict.fromkeys(names)}
+    return {name: task.result() for name, task in asked.items()}
+
+
+async def _spf(
+    questions: Questions, own: tuple[str, ...], lookup: Lookup, pool: Executor
+) -> dict[tuple[str, str], Spf]:
+    """How the SPF of each sender's domain judges our own addresses, and one of nobody's."""
+    helo = questions.hostname
+    async with asyncio.TaskGroup() as tasks:
+        asked = {}
+        for domain in questions.senders:
+            sender = Address("postmaster", Domain(domain, domain))
+            for ip in (*own, NOBODY):
+                work = evaluate(ip, domain, str(sender), helo, lookup, pool, helo)
+                asked[domain, ip] = tasks.create_task(work)
+    return {place: task.result() for place, task in asked.items()}

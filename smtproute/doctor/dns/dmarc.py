@@ -1,0 +1,137 @@
+"""DMARC (RFC 7489): whether the local domains publish a policy that can be followed, and our signatures align."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+
+from smtproute.core.finding import Finding, error, warning
+from smtproute.core.verdict import Disposition
+from smtproute.doctor.dns.answers import Answer, Answers
+from smtproute.doctor.survey import listed
+from smtproute.mailauth.dmarc import Record, RecordFault, aligned, organisational, parse
+from smtproute.mailauth.keys import zone_line
+
+__all__ = ["examine"]
+
+_VALUES = {
+    "v": re.compile("DMARC1"),
+    "p": re.compile("none|quarantine|reject", re.I),
+    "sp": re.compile("none|quarantine|reject", re.I),
+    "np": re.compile("none|quarantine|reject", re.I),
+    "adkim": re.compile("[rs]", re.I),
+    "aspf": re.compile("[rs]", re.I),
+    "pct": re.compile("[0-9]{1,2}|100"),
+    "fo": re.compile(r"[01ds](?:\s*:\s*[01ds])*", re.I),
+    "rf": re.compile(r"afrf(?:\s*:\s*[a-z0-9-]+)*", re.I),
+    "ri": re.compile("[0-9]{1,10}"),
+    "rua": re.compile(r".*", re.S),
+    "ruf": re.compile(r".*", re.S),
+    "psd": re.compile("[ynu]", re.I),
+    "t": re.compile("[yn]", re.I),
+}
+"""The tags of RFC 7489 6.3 and RFC 9091, those that replace some of them later, and their values."""
+_URI = re.compile(r"mailto:[^\s@,!]+@[^\s@,!]+(?:![0-9]+[kmgt]?)?", re.I)
+
+
+def examine(answers: Answers) -> Iterator[Finding]:
+    """Records that are missing, doubled or do not say what they mean; signatures that do not align."""
+    for domain in answers.questions.domains:
+        name = f"_dmarc.{domain}"
+        parent = f"_dmarc.{organisational(domain)}"
+        found = answers.texts[name]
+        if found.fault:
+            continue
+        records = _records(found)
+        if len(records) == 1:
+            yield from _record(answers, domain, records[0])
+        elif records:
+            what = f"{domain} has {len(records)} DMARC records, and with more than one none counts (RFC 7489 6.6.3)."
+            yield warning("dmarc-two-records", name, what, zone_line(name, records[0]))
+        elif not (parent != name and (answers.texts[parent].fault or _records(answers.texts[parent]))):
+            what = (
+                f"{domain} has no DMARC record: nobody is told what to do with mail that forges it, and Gmail, Outlook"
+                " and Yahoo want one of those who send much."
+            )
+            yield warning("dmarc-missing", name, what, zone_line(name, _mended(domain, {})))
+
+
+def _records(answer: Answer) -> list[str]:
+    """What is meant to be a DMARC record."""
+    return [text for text in answer.records if re.match(r"\s*v\s*=\s*dmarc", text, re.I)]
+
+
+def _mended(domain: str, values: Mapping[str, str]) -> str:
+    """The record with what is right of these values, by tag; with an empty one, what to begin with."""
+    kept = {tag: value for tag, value in values.items() if tag in _VALUES and _VALUES[tag].fullmatch(value)}
+    reports = {tag: kept.pop(tag).split(",") for tag in ("rua", "ruf") if tag in kept}
+    reports.setdefault("rua", [f"postmaster@{domain}"])
+    for tag, uris in reports.items():
+        named = [uri if uri.lower().startswith("mailto:") else f"mailto:{uri}" for uri in map(str.strip, uris)]
+        if good := [uri for uri in named if _URI.fullmatch(uri)]:
+            kept[tag] = ",".join(good)
+    first = {"v": "DMARC1", "p": kept.pop("p", "none")}
+    kept.pop("v", None)
+    return "; ".join(f"{tag}={value}" for tag, value in {**first, **kept}.items())
+
+
+def _record(answers: Answers, domain: str, text: str) -> Iterator[Finding]:
+    name = f"_dmarc.{domain}"
+    tags = [(tag.partition("=")[0].strip(), tag.partition("=")[2].strip()) for tag in text.split(";") if tag.strip()]
+    values = {tag.lower(): value for tag, value in reversed(tags)}
+    mended = zone_line(name, _mended(domain, values))
+    wrong = list(_syntax(text, tags))
+    if wrong:
+        what = f"The DMARC record of {domain} does not say what it means: {'; '.join(wrong)}."
+        yield warning("dmarc-syntax", name, what, mended)
+    if "p" not in values:
+        what = f"The DMARC record of {domain} has no p=, so it is no policy (RFC 7489 6.3): it is passed over."
+        yield warning("dmarc-policy", name, what, mended)
+    reports = [uri.strip() for tag in ("rua", "ruf") for uri in values.get(tag, "").split(",") if tag in values]
+    bad = [uri or "an empty one" for uri in reports if not _URI.fullmatch(uri)]
+    if bad:
+        what = f"The DMARC record of {domain} wants reports at {listed(bad)}: that is no mailto: address, none comes."
+        yield warning("dmarc-report-address", name, what, mended)
+    try:
+        record = parse(text)
+    except RecordFault:
+        return
+    yield from _alignment(answers, domain, record)
+    if values.get("p", "").lower() == "none" and "rua" not in values:
+        what = (
+            f"The DMARC record of {domain} says p=none and has no rua=: forged mail is taken as ever, and nobody tells"
+            " you of it."
+        )
+        yield warning("dmarc-idle", name, what, mended)
+
+
+def _syntax(text: str, tags: list[tuple[str, str]]) -> Iterator[str]:
+    """What is wrong with single tags, in words."""
+    if not re.match(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)", text):
+        yield "it has to begin with v=DMARC1, in capitals"
+    seen: set[str] = set()
+    for tag, value in tags:
+        key = tag.lower()
+        if key in seen:
+            yield f"{tag}= is there twice"
+        elif key not in _VALUES:
+            close = get_close_matches(key, _VALUES, 1, 0.5)
+            yield f"there is no tag {tag}" + (f": {close[0]}=?" if close else "")
+        elif key != "v" and not _VALUES[key].fullmatch(value):
+            close = get_close_matches(value.lower(), ("none", "quarantine", "reject"), 1, 0.5) if key == "p" else []
+            yield f"{tag}={value} is no value of it" + (f": {close[0]}?" if close else "")
+        seen.add(key)
+
+
+def _alignment(answers: Answers, domain: str, record: Record) -> Iterator[Finding]:
+    signers = answers.questions.signers.get(domain, ())
+    if not signers or any(aligned(signer, domain, strict=record.strict_dkim) for signer in signers):
+        return
+    how = "adkim=s wants the very same domain" if record.strict_dkim else "that is another organisation's domain"
+    what = (
+        f"Mail of {domain} is signed in the name of {listed(list(signers))}, which does not align with it: {how}"
+        " (RFC 7489 3.1.1). For DMARC it is as good as unsigned."
+    )
+    say = warning if record.policy is Disposition.NONE else error
+    yield say("dmarc-unaligned", f"_dmarc.{domain}", what, f'[[dkim.keys."{domain}"]] with a key of {domain}')

@@ -1,0 +1,129 @@
+"""SPF (RFC 7208): whether the domains that this relay sends for let it send."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from smtproute.core.finding import Finding, error, warning
+from smtproute.doctor.dns.answers import NOBODY, Answers
+from smtproute.mailauth.keys import zone_line
+from smtproute.mailauth.spf import Spf, SpfResult
+
+__all__ = ["examine"]
+
+_LOOKUPS = 10
+"""Terms that ask DNS (RFC 7208 4.6.4)."""
+_VOIDS = 2
+"""Of these, how many may find nothing."""
+_ALL = re.compile(r"(?<= )\+?all\b")
+
+
+def examine(answers: Answers) -> Iterator[Finding]:
+    """Records that are missing, doubled, broken, too expensive, for everybody, or without our own addresses."""
+    for domain in answers.questions.senders:
+        found = answers.texts[domain]
+        if found.fault:
+            continue
+        records = [text for text in found.records if text.lower().split(" ")[0] == "v=spf1"]
+        match records:
+            case []:
+                yield _missing(answers, domain)
+            case [record]:
+                yield from _record(answers, domain, record)
+            case _:
+                what = (
+                    f"{domain} has {len(records)} SPF records. With more than one none counts (permerror, RFC 7208"
+                    " 4.5): SPF passes for nobody."
+                )
+                yield error("spf-two-records", domain, what, zone_line(domain, _merged(records)))
+
+
+def _missing(answers: Answers, domain: str) -> Finding:
+    asked = answers.questions
+    what = f"{domain} has no SPF record{_role(answers, domain)}: nothing says that this relay may send for it."
+    bare = domain != asked.hostname and domain not in asked.signers
+    if bare:
+        what += " Its mail is not signed (DKIM) here either; Gmail refuses mail that has neither (550 5.7.26)."
+    say = error if bare and asked.direct else warning
+    return say("spf-missing", domain, what, zone_line(domain, f"v=spf1 {_ours(answers, answers.own)} ~all"))
+
+
+def _role(answers: Answers, domain: str) -> str:
+    """Why a domain matters that nobody has an address at."""
+    if domain == answers.questions.srs:
+        return " (the senders of forwarded mail are there: SRS)"
+    if domain == answers.questions.hostname:
+        return " (bounces have no sender and are judged by the EHLO name)"
+    return ""
+
+
+def _record(answers: Answers, domain: str, record: str) -> Iterator[Finding]:
+    nobody = answers.spf[domain, NOBODY]
+    own = {ip: answers.spf[domain, ip] for ip in answers.own}
+    waiting = next((each for each in (*own.values(), nobody) if each.result is SpfResult.TEMPERROR), None)
+    if waiting is not None:
+        what = f"DNS does not answer now: {waiting.reason}. The SPF of {domain} is not judged to its end."
+        yield warning("dns-unanswered", domain, what)
+        return
+    broken = next((each for each in (*own.values(), nobody) if each.result is SpfResult.PERMERROR), None)
+    if broken is not None:
+        yield _broken(answers, domain, record, broken, ours=not own or broken is not nobody)
+    if nobody.result is SpfResult.PASS:
+        what = f"The SPF of {domain} lets everybody send for it ({nobody.reason}): it protects nobody from forgery."
+        better = _ALL.sub("~all", record)
+        yield warning("spf-pass-all", domain, what, zone_line(domain, better) if better != record else "")
+    refused = {ip: each for ip, each in own.items() if each.result not in (SpfResult.PASS, SpfResult.PERMERROR)}
+    if refused:
+        results = ", ".join(f"{ip} is {each.result} ({each.reason})" for ip, each in refused.items())
+        used = max(each.lookups for each in refused.values())
+        what = (
+            f"The SPF of {domain}{_role(answers, domain)} does not cover this relay: {results}. Mail that it sends"
+            f" itself for {domain} fails SPF. The record takes {used} of the {_LOOKUPS} look-ups that it may."
+        )
+        failed = answers.questions.direct and any(each.result is SpfResult.FAIL for each in refused.values())
+        mend = zone_line(domain, _with(record, _ours(answers, tuple(refused))))
+        yield (error if failed else warning)("spf-not-covered", domain, what, mend)
+
+
+def _broken(answers: Answers, domain: str, record: str, spf: Spf, *, ours: bool) -> Finding:
+    """A record that cannot be followed to its end (permerror); `ours`: not even to our own addresses."""
+    say = error if ours else warning
+    whose = "SPF passes for nobody" if ours else "SPF fails for whoever is not named before that, this relay is"
+    if spf.lookups > _LOOKUPS:
+        what = (
+            f"The SPF of {domain} takes more than {_LOOKUPS} look-ups, the most that there may be (RFC 7208 4.6.4):"
+            f" {whose} (permerror). Take out what does not send any more; addresses (ip4, ip6) take none."
+        )
+        mend = zone_line(domain, _with(record, _ours(answers, answers.own))) if ours and answers.own else ""
+        return say("spf-lookups", domain, what, mend)
+    if spf.voids > _VOIDS:
+        what = (
+            f"The SPF of {domain} names more than {_VOIDS} hosts or domains that are not there, the most that there may"
+            f" be (RFC 7208 4.6.4): {whose} (permerror)."
+        )
+        return say("spf-void-lookups", domain, what)
+    what = f"The SPF of {domain} cannot be followed: {spf.reason}. {whose} (permerror)."
+    mend = zone_line(domain, f"v=spf1 {_ours(answers, answers.own)} ~all") if domain in spf.reason else ""
+    return say("spf-syntax", domain, what, mend)
+
+
+def _ours(answers: Answers, ips: Sequence[str]) -> str:
+    """Mechanisms for these addresses of ours, which take no look-up; without any, for the host name."""
+    if not ips:
+        return f"a:{answers.questions.hostname}"
+    return " ".join(f"ip6:{ip}" if ":" in ip else f"ip4:{ip}" for ip in ips)
+
+
+def _with(record: str, mechanisms: str) -> str:
+    """The record with these mechanisms first: what stands before them could fail, or take look-ups."""
+    version, _, rest = record.partition(" ")
+    return f"{version} {mechanisms} {rest.strip()}".rstrip()
+
+
+def _merged(records: Sequence[str]) -> str:
+    """All that several records name, in one."""
+    terms = dict.fromkeys(term for record in records for term in record.split()[1:])
+    ends = [term for term in terms if term.lower().lstrip("+-~?") == "all"]
+    mechanisms = [term for term in terms if term not in ends and not term.lower().startswith("redirect=")]
+    return " ".join(["v=spf1", *mechanisms, "~all" if len(ends) != 1 else ends[0]])

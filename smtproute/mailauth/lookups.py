@@ -1,0 +1,72 @@
+"""Lookups: what one message may ask of DNS, in one budget for everybody who judges it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from smtproute.core.lookup import Lookup, Unanswered
+
+__all__ = ["Lookups"]
+
+Found = TypeVar("Found")
+
+
+class Lookups:
+    """A Lookup for one message: each question is asked once, however often and by however many it is put.
+
+    `seconds` run from its making, for all questions together; of at most `most` different ones. What is past either
+    raises Unanswered.
+    """
+
+    def __init__(self, lookup: Lookup, seconds: float, most: int) -> None:
+        self._lookup = lookup
+        self._seconds = seconds
+        self._most = most
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._answers: dict[tuple[str, ...], tuple[Any, ...] | str] = {}
+        """By question; a text is why there is no answer."""
+        self._asking: dict[tuple[str, ...], asyncio.Event] = {}
+
+    async def texts(self, name: str) -> tuple[bytes, ...]:
+        return await self._answer(lambda: self._lookup.texts(name), "TXT", name)
+
+    async def addresses(self, name: str, version: int) -> tuple[str, ...]:
+        return await self._answer(lambda: self._lookup.addresses(name, version), "AAAA" if version == 6 else "A", name)
+
+    async def exchanges(self, name: str) -> tuple[str, ...]:
+        return await self._answer(lambda: self._lookup.exchanges(name), "MX", name)
+
+    async def pointers(self, ip: str) -> tuple[str, ...]:
+        return await self._answer(lambda: self._lookup.pointers(ip), "PTR", ip)
+
+    async def _answer(self, ask: Callable[[], Awaitable[tuple[Found, ...]]], kind: str, name: str) -> tuple[Found, ...]:
+        """The first to put a question asks it, the others wait for him; if he is cancelled the next takes over."""
+        question = kind, name.lower().removesuffix(".")
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                while question not in self._answers and (asking := self._asking.get(question)) is not None:
+                    await asking.wait()
+                if question not in self._answers:
+                    self._answers[question] = await self._asked(ask, question)
+        except TimeoutError:
+            self._answers.setdefault(question, f"{name}: no answer within {self._seconds:g} seconds")
+        answer = self._answers[question]
+        if isinstance(answer, str):
+            raise Unanswered(answer)
+        return answer
+
+    async def _asked(
+        self, ask: Callable[[], Awaitable[tuple[Found, ...]]], question: tuple[str, str]
+    ) -> tuple[Found, ...] | str:
+        if len(self._answers) + len(self._asking) >= self._most:
+            return f"{question[1]}: not asked, after {self._most} look-ups for one message"
+        asking = self._asking[question] = asyncio.Event()
+        try:
+            return await ask()
+        except Unanswered as unanswered:
+            return str(unanswered)
+        finally:
+            del self._asking[question]
+            asking.set()
