@@ -372,6 +372,7 @@ class Attempts:
             "downgrade": dialogue.downgrade,
             "failed": _failure(dialogue),
             "sender": str(job.sender or ""),
+            "rewritten": job.sender != job.message.envelope.reverse_path,
             "recipients": [entry.number for entry in waiting],
             "signed": [{"domain": str(key.domain), "selector": key.selector} for key in copy.signed],
             "sealed": str(copy.sealed.domain) if copy.sealed is not None else "",

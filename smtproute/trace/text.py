@@ -60,9 +60,10 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             signers = [f"{key['domain']} ({key['selector']})" for key in facts.get("signed", ())]
             signed = f", signed by {', '.join(signers)}" if signers and not failed else ""
             sealed = f", sealed by {facts['sealed']}" if facts["sealed"] and not failed else ""
+            rewritten = f", from <{facts['sender']}>" if facts.get("rewritten") and not failed else ""
             at = f" at {facts['ip']}" if facts["ip"] != facts["server"] else ""
             where = f"{facts['server']}{at} ({facts['source']}{standby})"
-            return [f"endpoint {facts['endpoint']}: {where}{secured}{signed}{sealed}{failed}", *said]
+            return [f"endpoint {facts['endpoint']}: {where}{secured}{rewritten}{signed}{sealed}{failed}", *said]
         case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED | Happening.WITHDRAWN:
             return _outcome(event)
         case Happening.ANSWERED:

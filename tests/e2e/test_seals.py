@@ -94,6 +94,23 @@ async def test_a_message_that_cannot_be_sealed_leaves_unsealed_and_says_why(lab:
     assert far.received[0].content.endswith(b"Subject: x\r\nno field at all\r\n\r\nbody\r\n")
 
 
+async def test_a_chain_that_fails_is_sealed_once_more_and_then_has_ended(lab: Lab) -> None:
+    """RFC 8617 5.1.2."""
+    far = await lab.upstream("mx.far.example")
+    lab.write("aliases", "name@example.org me@far.example\n")
+    relay = await lab.started(FORWARD.format(port=far.port, key=lab.key()))
+    await lab.delivered(relay, "name@example.org")
+    changed = far.received[0].content.replace(b"Hello.", b"Hallo.")
+    failed = await lab.delivered(relay, "name@example.org", content=changed)
+    content = far.received[1].content
+    assert content.count(b"ARC-Seal:") == 2 and b" cv=fail; d=example.org; i=2;" in content
+    assert lab.journal.of(Happening.UNSEALED, failed) == []
+    ended = await lab.delivered(relay, "name@example.org", content=content)
+    assert far.received[2].content.count(b"ARC-Seal:") == 2
+    (unsealed,) = lab.journal.of(Happening.UNSEALED, ended)
+    assert unsealed.facts["why"] == "no set may be added to this chain: ARC-Seal 2 says cv=fail"
+
+
 async def test_a_folder_without_a_key_for_a_domain_starts_and_says_so(lab: Lab) -> None:
     key = lab.key()
     lab.write("dms/postfix-virtual.cf", "name@example.org me@far.example\nname@example.com me@far.example\n")

@@ -123,6 +123,7 @@ async def test_a_submission_is_signed_with_each_key(lab: Lab) -> None:
     ]
     assert ", signed by example.org (rsa), example.org (ed)" in "\n".join(render(await lab.trace(relay, message)))
     assert unsigned(lab, message) == []
+    assert attempt(lab, message).facts["prepended"].encode("latin-1") + letter(f"Anna <{ANNA}>") == content
     entries = await relay.spool.entries(message)
     assert b"DKIM-Signature" not in await relay.spool.content(entries[0].message.id), "it is kept as it came"
 

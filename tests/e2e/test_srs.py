@@ -16,6 +16,7 @@ from smtproute.core.settings import Srs
 from smtproute.core.srs import original
 from smtproute.spool.queue import Change
 from smtproute.testing.upstream import Received, Upstream, on
+from smtproute.trace.text import render
 from tests.e2e.conftest import SENDER, Lab
 from tests.e2e.test_cli import run
 from tests.e2e.test_docker_mailserver import environment, folder
@@ -94,6 +95,7 @@ async def test_a_forward_has_a_sender_of_ours_and_the_mailbox_the_senders_own(la
     assert kept.startswith(f"Return-Path: <{SENDER}>\n".encode())
     (attempt,) = lab.journal.of(Happening.ATTEMPT)
     assert attempt.facts["sender"] == received.reverse_path
+    assert f", from <{received.reverse_path}>" in render([attempt])[1]
 
 
 async def test_a_bounce_comes_back_to_the_original_sender(lab: Lab) -> None:

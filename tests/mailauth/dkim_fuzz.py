@@ -1,6 +1,6 @@
 """Mutates messages and key records until something comes out of DKIM or ARC that is no result.
 
-python dkim_fuzz.py FOLDER RUNS: ends with 0 after so many runs or a quarter of a minute, and keeps its corpus in FOLDER.
+python dkim_fuzz.py FOLDER RUNS: ends with 0 after so many runs or 15 seconds, and keeps its corpus in FOLDER.
 """
 
 from __future__ import annotations

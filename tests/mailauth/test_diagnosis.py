@@ -324,7 +324,7 @@ def test_whatever_happens_to_a_letter(at: int, octets: bytes, insert: bool) -> N
     start = message.index(b"From: ") + 1
     at = start + at % (len(message) - start)
     message = message[:at] + octets + message[at + (0 if insert else len(octets)) :]
-    found = one(message, {"mail._domainkey.sender.example": RECORD})
+    found = one(message, {"mail._domainkey.sender.example": RECORD}, at=4e9)
     assert bool(told(message)) is (found.result == "fail")
 
 
