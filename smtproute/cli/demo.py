@@ -1,7 +1,8 @@
 """`smtproute demo`: the main job with nothing to set up, on real sockets.
 
 One process holds a relay with a docker-mailserver folder, two upstream servers, and a name server that knows them.
-The far end checks the seals itself, with dkimpy.
+The letters are signed, their domain publishes SPF and DMARC, and the relay says what it finds. The far end checks the
+seals itself, with dkimpy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from smtproute.cli.configuration import OPTION
 
 if TYPE_CHECKING:
     from smtproute.app import Relay
+    from smtproute.mailauth.keys import SigningKey
     from smtproute.testing.relay import Journal
     from smtproute.testing.upstream import Received
     from smtproute.testing.zone import Zone
@@ -69,8 +71,10 @@ async def _demo(config: str, folder: str, once: bool) -> None:
 
     from smtproute.app import Refused
     from smtproute.cli.configuration import refuse
+    from smtproute.core.address import Domain
+    from smtproute.core.settings import DomainKey
+    from smtproute.mailauth.keys import KeyKind, generate, record
     from smtproute.mailauth.keys import load as load_key
-    from smtproute.mailauth.keys import record
     from smtproute.testing.relay import Journal, running
     from smtproute.testing.upstream import Upstream
     from smtproute.testing.zone import Zone
@@ -80,7 +84,16 @@ async def _demo(config: str, folder: str, once: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     judged: list[str] = []
     journal = Journal()
-    names = {"mx.external.example": {"A": ["127.0.0.1"]}, "gitlab.internal": {"A": ["127.0.0.1"]}}
+    pem = Path(folder) / "friend.pem"
+    pem.write_bytes(generate(KeyKind.ED25519))
+    theirs = load_key(DomainKey(Domain.parse("elsewhere.example"), "friend", str(pem)))
+    names = {
+        "mx.external.example": {"A": ["127.0.0.1"]},
+        "gitlab.internal": {"A": ["127.0.0.1"]},
+        "elsewhere.example": {"TXT": ["v=spf1 ip4:127.0.0.1 -all"]},
+        "friend._domainkey.elsewhere.example": {"TXT": [record(theirs)]},
+        "_dmarc.elsewhere.example": {"TXT": ["v=DMARC1; p=reject"]},
+    }
     async with AsyncExitStack() as stack:
         zone = await stack.enter_async_context(Zone(names))
 
@@ -104,7 +117,7 @@ async def _demo(config: str, folder: str, once: bool) -> None:
         for key in relay.snapshot().settings.arc.keys.values():
             zone.set(f"{key.selector}._domainkey.{key.domain}", "TXT", [record(load_key(key))])
         for letter in LETTERS:
-            await _send(letter, relay, journal)
+            await _send(letter, theirs, relay, journal)
             while judged:
                 print(f"at the far end, checked by dkimpy: {judged.pop(0)}")
         host, port = next(iter(relay.addresses.values()))
@@ -136,13 +149,14 @@ def _verified(content: bytes, zone: Zone) -> str:
     return f"arc={cv.decode()}" if cv else f"arc=none ({reason})"
 
 
-async def _send(letter: _Letter, relay: Relay, journal: Journal) -> None:
-    """Sends one letter by SMTP, waits for what becomes of it, prints its trace."""
+async def _send(letter: _Letter, key: SigningKey, relay: Relay, journal: Journal) -> None:
+    """Sends one letter by SMTP, signed by its author's domain, waits for what becomes of it, prints its trace."""
     from email.utils import formatdate
 
     from smtproute.core.address import Address
-    from smtproute.core.settings import EndpointTls, Server
+    from smtproute.core.settings import Authentication, EndpointTls, Server
     from smtproute.core.transcript import plain
+    from smtproute.mailauth.sign import sign
     from smtproute.smtp.client import Connection, Mail
     from smtproute.trace.text import render, transcript
     from smtproute.world import World
@@ -154,6 +168,7 @@ async def _send(letter: _Letter, relay: Relay, journal: Journal) -> None:
         f"Date: {formatdate(world.clock.now())}\r\nMessage-ID: <{world.token()}@elsewhere.example>\r\n\r\n"
         f"This is a letter to {letter.title}.\r\n"
     ).encode()
+    content = sign(content, [key], int(world.clock.now()), Authentication()) + content
     connection = await Connection.open(
         Server(host, port), host, tls=EndpointTls.NEVER, context=None, helo="elsewhere.example", world=world
     )

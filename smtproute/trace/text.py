@@ -49,7 +49,8 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             return _planned(facts)
         case Happening.VERDICT:
             ruled = [f"  {facts['disposition']}: {facts['reason']}"] if facts.get("reason") else []
-            return ["; ".join(facts["verdicts"]), *ruled]
+            first, *others = facts["verdicts"] or ["none"]
+            return [first, *(f"  {each}" for each in others), *ruled]
         case Happening.ATTEMPT:
             standby = ", a backup" if facts["backup"] else ""
             failed = f" FAILED: {facts['failed']}" if facts.get("failed") else ""

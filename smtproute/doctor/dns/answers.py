@@ -19,8 +19,8 @@ from smtproute.mailauth.spf import Spf, evaluate
 
 __all__ = ["NOBODY", "Answer", "Answers", "Zones", "gathered", "public"]
 
-NOBODY = "192.0.2.255"
-"""An address that nobody has (RFC 5737): every SPF record is walked to its end for it."""
+NOBODY = "240.0.0.1"
+"""An address that nobody has, nor writes into a record (RFC 1112 4): every SPF record is walked to its end for it."""
 _SECONDS = 15.0
 _MOST = 20_000
 """Questions; a domain takes about ten."""
