@@ -231,7 +231,10 @@ def test_explain() -> None:
         ],
         "passed_over": [],
         "seal": {"domain": "example.org", "selector": "mail"},
+        "signatures": [],
         "sender": "a@b.example",
+        "srs": {"rewritten": False, "why": "no domain is configured to rewrite senders to ([srs])"},
+        "provider": None,
         "rule": "route[0]",
     }
     text = run("explain", "name@example.org", "-c", DEMO, **local).stdout
@@ -322,5 +325,6 @@ def test_every_command_says_what_it_does(command: str) -> None:
 def test_the_demo_ends_by_itself_with_seals_that_pass() -> None:
     done = run("demo", "--once")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("arc=pass") == 2
+    assert done.stdout.count("at the far end, checked by dkimpy: arc=pass") == 2
+    assert done.stdout.count("dmarc=pass") == 4
     assert "550 5.1.1" in done.stdout and "=> mailbox for name@example.org" in done.stdout
