@@ -24,7 +24,7 @@ from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import Reply
 from smtproute.core.routes import opens
 from smtproute.core.seals import keyless
-from smtproute.core.settings import Accounts, DomainKey, Settings, Store
+from smtproute.core.settings import Accounts, DomainKey, Settings, Srs, Store
 from smtproute.core.snapshot import Snapshot, carried
 from smtproute.core.verdict import Judged
 from smtproute.delivery.attempt import Attempts
@@ -154,6 +154,10 @@ def _with_secrets(snapshot: Snapshot, world: World | None) -> Snapshot:
             srs = replace(srs, secrets=secrets)
         except secret.SecretFault as fault:
             raise Refused(f'srs.secret_file = "{srs.secret_file}": {fault}') from None
+    return _with_srs(snapshot, srs)
+
+
+def _with_srs(snapshot: Snapshot, srs: Srs) -> Snapshot:
     settings, routing = replace(snapshot.settings, srs=srs), replace(snapshot.routing, srs=srs)
     return replace(snapshot, settings=settings, routing=routing)
 
@@ -257,6 +261,7 @@ class Relay:
             passwords=Passwords(self._cpu, max(1, processors - 1)),  # one is left for the seals
             judge=self._judge,
             explain=self._explain,
+            cpu=self._cpu,
             wait=proxy.wait,
             tasks=tasks,
             in_flight=InFlight(),
@@ -432,7 +437,9 @@ class Relay:
         )
 
     async def _explain(self, envelope: Envelope, address: Address) -> tuple[Reply, Sequence[str]]:
-        now = self._world.clock.now()
-        snapshot, candidates = self.snapshot(), self.endpoints.candidates
+        # Whoever sees an SRS address with its hash could send to it: it is not for strangers.
+        snapshot = self.snapshot()
+        snapshot = _with_srs(snapshot, replace(snapshot.settings.srs, secrets=()))
+        now, candidates = self._world.clock.now(), self.endpoints.candidates
         (explained,) = await explain(snapshot, candidates, self._usage, envelope, (address,), now, self._lookup)
         return explained.plan.reply, explained.lines()

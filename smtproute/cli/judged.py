@@ -42,7 +42,9 @@ def _lines(facts: Facts) -> Iterator[str]:
         case "spf":
             identity = "MAIL FROM" if facts["identity"] == "mailfrom" else "EHLO"
             record = [f"record: {facts['record']}"] if facts["record"] else []
-            yield from _block("spf", facts["result"], [f"{identity} {facts['domain']}", facts["reason"], *record])
+            says = [f"{facts['domain']} says: {facts['explanation']}"] if facts["explanation"] else []
+            lines = [f"{identity} {facts['domain']}", facts["reason"], *record, *says]
+            yield from _block("spf", facts["result"], lines)
         case "dkim" if "number" in facts:
             named = (("selector ", "selector"), ("", "algorithm"), ("i=", "identity"), ("b=", "value"))
             who = ", ".join(f"{sign}{facts[name]}" for sign, name in named if facts[name])
@@ -50,7 +52,8 @@ def _lines(facts: Facts) -> Iterator[str]:
             lines = [f"{facts['domain']}{', ' if who else ''}{who}", facts["reason"], *changes]
             yield from _block(f"dkim {facts['number']}", facts["result"], lines)
         case "dmarc":
-            yield from _block("dmarc", facts["result"], _dmarc(facts))
+            result = f"{facts['result']}{', as far as DKIM goes' if facts['partial'] else ''}"
+            yield from _block("dmarc", result, _dmarc(facts))
         case "arc-set":
             yield from _block(f"arc i={facts['instance']}", f"cv={facts['cv']}", _set(facts))
         case what:
@@ -86,7 +89,7 @@ def _block(label: str, result: str, lines: Iterable[str]) -> Iterator[str]:
     for line in filter(None, lines):
         then = "  " if line.startswith("- ") else ""
         wrapped += wrap(line, WIDTH - _INDENT, subsequent_indent=then, break_on_hyphens=False)
-    if not wrapped or len(head) > _INDENT:
+    if not wrapped or len(head.rstrip()) >= _INDENT:
         yield head.rstrip()
     else:
         yield f"{head}{wrapped.pop(0)}"

@@ -121,7 +121,8 @@ async def _judged(stored: Stored, given: _Envelope, settings: Settings, pool: Ex
     records = Records(lambda: resolver)
     # Without a client there is nobody whom SPF could be asked about.
     asked = wanted if given.ip.value else replace(wanted, spf=False)
-    found = await examine(stored.message, given.envelope, asked, records, pool, receiver, at=world.clock.now())
+    now = world.clock.now()
+    found = await examine(stored.message, given.envelope, asked, records, pool, receiver, at=now, explained=True)
     ruling = Ruling()
     if found.dmarc is not None:
         ruling = rule(wanted, found.dmarc.asks, found.seals, chance=0.0)
@@ -129,9 +130,9 @@ async def _judged(stored: Stored, given: _Envelope, settings: Settings, pool: Ex
     more = _Closer(stored.message, found, Lookups(records, wanted.timeout, wanted.lookups), pool, wanted)
     facts = [
         _told(stored, given),
-        *_spf(found, "the client's address is not known" if wanted.spf else "[authentication] spf is false"),
+        *_spf(found, _without_spf(wanted)),
         *await more.signatures(),
-        await more.dmarc(ruling),
+        _dmarc(found, ruling, wanted, "" if asked.spf else _without_spf(wanted)),
         *await more.chain(),
         _results(found, ruling, receiver),
     ]
@@ -172,9 +173,48 @@ def _spf(found: Findings, why: str) -> list[Facts]:
             "reason": each.reason,
             "record": each.record,
             "lookups": each.lookups,
+            "explanation": each.explanation,
         }
         for each in found.spf
     ]
+
+
+def _without_spf(wanted: Authentication) -> str:
+    """Why SPF is not judged, where it is not."""
+    return "the client's address is not known: give --client-ip" if wanted.spf else "[authentication] spf is false"
+
+
+def _dmarc(found: Findings, ruling: Ruling, wanted: Authentication, without_spf: str) -> Facts:
+    """`without_spf`: why there is no SPF; then a fail goes as far as DKIM goes, and SPF might have passed."""
+    from smtproute.mailauth.dmarc import DmarcResult
+
+    dmarc = found.dmarc
+    if dmarc is None:
+        return _unjudged("dmarc", "[authentication] dmarc is false", found)
+    partial = bool(without_spf) and dmarc.result is DmarcResult.FAIL
+    return {
+        "what": "dmarc",
+        "result": str(dmarc.result),
+        "partial": partial,
+        "reason": f"{dmarc.reason} ({without_spf})" if partial else dmarc.reason,
+        "domain": dmarc.domain,
+        "record_at": dmarc.record_at or None,
+        "record": dmarc.record.text if dmarc.record is not None else None,
+        "identifiers": [
+            {
+                "method": each.method.lower(),
+                "domain": each.domain,
+                "result": each.result,
+                "aligned": each.aligned,
+                "strict": each.strict,
+            }
+            for each in dmarc.identifiers
+        ],
+        "asked": str(dmarc.asked),
+        "policy": str(wanted.policy),
+        "disposition": str(ruling.disposition),
+        "ruling": ruling.reason,
+    }
 
 
 def _unjudged(method: str, why: str, found: Findings) -> Facts:
@@ -196,7 +236,7 @@ def _results(found: Findings, ruling: Ruling, receiver: str) -> Facts:
 
 
 class _Closer:
-    """A closer look at what was found: the changes that broke signatures, the DMARC record, each ARC set."""
+    """A closer look at what was found: the changes that broke signatures, each ARC set."""
 
     def __init__(
         self, message: bytes, found: Findings, lookups: Lookups, pool: Executor, bounds: Authentication
@@ -253,56 +293,6 @@ class _Closer:
             record = None
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, diagnose, self._message, signature, record, self._bounds)
-
-    async def dmarc(self, ruling: Ruling) -> Facts:
-        from smtproute.mailauth.dmarc import aligned
-
-        found = self._found.dmarc
-        if found is None:
-            return _unjudged("dmarc", "[authentication] dmarc is false", self._found)
-        facts: Facts = {
-            "what": "dmarc",
-            "result": str(found.result),
-            "reason": found.reason,
-            "domain": found.domain,
-            "record_at": None,
-            "record": None,
-            "identifiers": [],
-            "asked": str(found.asked),
-            "policy": str(self._bounds.policy),
-            "disposition": str(ruling.disposition),
-            "ruling": ruling.reason,
-        }
-        record = found.record
-        if record is not None:
-            facts["record_at"], facts["record"] = await self._record(found.domain)
-            by = [("spf", each.domain, str(each.result), record.strict_spf) for each in (self._found.spf or ())[:1]]
-            by += [("dkim", each.domain, str(each.result), record.strict_dkim) for each in self._found.signatures or ()]
-            facts["identifiers"] = [
-                {
-                    "method": method,
-                    "domain": domain,
-                    "result": result,
-                    "aligned": aligned(domain, found.domain, strict=strict),
-                    "strict": strict,
-                }
-                for method, domain, result, strict in by
-            ]
-        return facts
-
-    async def _record(self, domain: str) -> tuple[str, str]:
-        """Where the record of an author's domain stands, and its text."""
-        from smtproute.core.lookup import Unanswered
-        from smtproute.mailauth.dmarc import discover, organisational, record_in
-
-        discovery = await discover(self._message, self._lookups, self._pool)
-        inherited = any(each.inherited for each in discovery.published if each.domain == domain)
-        name = f"_dmarc.{organisational(domain) if inherited else domain}"
-        try:
-            texts = await self._lookups.texts(name)
-        except Unanswered:
-            texts = ()
-        return name, next((text.decode("utf-8", "replace") for text in texts if record_in([text]) is not None), "")
 
     async def chain(self) -> list[Facts]:
         """The chain, and each of its sets."""

@@ -23,6 +23,10 @@ Location = tuple[str | int, ...]
 
 PREFIX = "SMTPROUTE__"
 
+_HEADER = re.compile(r"\s*\[{1,2}([^\[\]]+)\]{1,2}")
+_SEVERAL = re.compile(r"\s*(?:(?:arc|dkim)\s*\.\s*keys\s*\.|route\s*$)")
+"""Tables of which there may be several with one name."""
+
 _NAMED: tuple[Location, ...] = (
     ("listener",),
     ("endpoint",),
@@ -220,9 +224,22 @@ def _parse(file: Path, shown: str) -> dict[str, Any]:
         at = re.search(r"\(at line (\d+), column (\d+)\)$", str(error))
         place = f"{shown}:{at[1]}" if at else f"{shown}:{octets.count(10) + 1}"
         where = f"in column {at[2]}" if at else "at the end of the file"
-        raise Mistake(f"{place}: not TOML: {why} ({where}). Texts are written in quotes.") from None
+        hint = _hint(why, octets.split(b"\n")[int(at[1]) - 1].decode() if at else "")
+        raise Mistake(f"{place}: not TOML: {why} ({where}). {hint}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise Mistake(f"{shown}: not TOML: {error}.") from None
+
+
+def _hint(why: str, line: str) -> str:
+    """What mends a line that TOML refuses for this reason."""
+    if not why.startswith("Cannot "):
+        return "Texts are written in quotes."
+    header = _HEADER.match(line)
+    if header is None:
+        return "A key is written once."
+    if _SEVERAL.match(header[1]):
+        return f"Of several, write each with double brackets, the first one too: [[{header[1].strip()}]]."
+    return "A table is written once: put both into one, or give each its own name."
 
 
 def _take_out_secrets(document: Document) -> None:

@@ -13,6 +13,8 @@ __all__ = ["Address", "AddressError", "Domain", "written_ip"]
 
 MAX_ADDRESS = 320
 """Octets of a whole address: 64 + "@" + 255 (RFC 5321 4.5.3.1)."""
+MAX_DOMAIN, MAX_LABEL = 253, 63
+"""Octets of a domain as text, and of one of its labels (RFC 1035 2.3.4). A U-label is never longer than its A-label."""
 MAX_LOCAL = 255
 """Octets of a local part. RFC 5321 says 64; SRS and VERP senders are longer, and Postfix lets them be."""
 
@@ -73,12 +75,19 @@ def _parse_domain(text: str) -> Domain:
         key = text.lower()
     else:
         try:
-            key = idna.encode(text, uts46=True).decode("ascii")
+            key = idna.uts46_remap(text, std3_rules=False)
+            _check_length(key)  # before it is encoded, which is quadratic in a label
+            key = idna.encode(key).decode("ascii")
         except idna.IDNAError as error:
             raise AddressError(f"{text!r} is no domain name: {error}") from None
-    if len(key) > 255 or any(len(label) > 63 for label in key.split(".")):
-        raise AddressError(f"{text!r} is too long for a domain name")
+    _check_length(key)
     return Domain(key, text)
+
+
+def _check_length(name: str) -> None:
+    """Raises AddressError."""
+    if len(name) > MAX_DOMAIN or any(len(label) > MAX_LABEL for label in name.split(".")):
+        raise AddressError(f"{name!r} is too long for a domain name")
 
 
 def written_ip(host: str) -> str | None:

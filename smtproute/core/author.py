@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from smtproute.core.address import Address, AddressError, Domain
-from smtproute.core.message import fields
+from smtproute.core.message import fields, header_end
 
 __all__ = ["Author", "author"]
 
@@ -15,11 +16,20 @@ MAX_FIELD = 8 * 1024
 """Octets of a From that is read; a real one has about one hundred."""
 MAX_FIELDS = 10
 """From fields that are read, where there should be one."""
+MAX_DOMAINS = 10
+"""Domains of authors, where there should be one."""
 
+_LONGEST = 200
+"""Characters of a fault, which may quote the From."""
 _OUTSIDE = re.compile(
-    r'(?P<space>\s+)|(?P<open>\()|(?P<mark>[<>,:;])|(?P<text>(?:[^\s"(<>,:;]|"(?:[^"\\]|\\.)*")+)', re.S
+    r"(?P<space>\s+)|(?P<open>\()|(?P<mark>[<>,:;@])|"
+    r'(?P<text>(?:\[IPv6:[0-9A-Fa-f:.]*\]|[^\s"(<>,:;@]|"(?:[^"\\]|\\.)*")+)',
+    re.S,
 )
 _COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>(?:[^()\\]|\\.)+)", re.S)
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)
+_BELOW = re.compile(rb"^from[ \t]*:[^@\n]*(?:\n[ \t][^@\n]*)*@", re.I | re.M)
+"""A From with an address, in lines that may be no header section."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,10 @@ class Author:
 
     addresses: tuple[Address, ...] = ()
     fault: str = ""
+    shown: tuple[Domain, ...] = ()
+    """Other domains, of addresses in names without quotes, which some mail programs take for the author's."""
+    hidden: bool = False
+    """There is an address that we do not read, and mail programs may: so nobody can say whose mail it is."""
 
     @property
     def domains(self) -> tuple[Domain, ...]:
@@ -43,26 +57,54 @@ class Author:
 def author(message: bytes) -> Author:
     """Whom the header From names: one field with addresses of one domain, or a fault.
 
-    A display name is not looked into, whatever it says, and may be written without quotes, as many do.
+    A display name in quotes is not looked into, whatever it says; it may be written without them, as many do. Obsolete
+    syntax (RFC 5322 4.4) is read. An author is hidden in a field with an @ and no address that can be read, among too
+    many fields or domains, and below a line that is no header field: there our header section ends, but mail programs
+    go on.
     """
-    found = [each for each in fields(message) if each.name == b"from"]
-    if not found:
-        return Author(fault="it has no From field")
+    header = fields(message)
+    found = [each for each in header if each.name == b"from"]
+    end = header[-1].end if header else 0
     addresses: list[Address] = []
-    fault = f"it has {len(found)} From fields" if len(found) > 1 else ""
-    for each in found[:MAX_FIELDS]:
+    shown: list[Domain] = []
+    faults = [f"it has {len(found)} From fields"] if len(found) > 1 else []
+    hidden: list[str] = []
+    if _BELOW.search(message, end, header_end(message)) is not None:
+        hidden.append("it has a From below a line that is no header field")
+    for number, each in enumerate(found, 1):
         value = each.value(message)
         try:
-            if len(value) > MAX_FIELD:
-                raise AddressError(f"it is longer than {MAX_FIELD} octets")
-            addresses += _addresses(_tokens(value.decode("utf-8", "replace")))
+            named, beside = _named(value, number)
         except AddressError as error:
-            fault = fault or f"its From cannot be read: {error}"
-    if not fault and not addresses:
-        fault = "its From names no address"
-    if not fault and len({address.domain for address in addresses}) > 1:
-        fault = "its From names several domains"
-    return Author(tuple(addresses), fault)
+            named, beside = [], []
+            (hidden if b"@" in value else faults).append(f"its From cannot be read: {error}"[:_LONGEST])
+        if b"@" in value and not named and not hidden:
+            hidden.append("its From has an @, and names no address")
+        addresses += named
+        shown += beside
+    domains = {address.domain for address in addresses}
+    if len(domains | set(shown)) > MAX_DOMAINS:
+        hidden.append(f"its From names more than {MAX_DOMAINS} domains")
+    if not found:
+        faults.append("it has no From field")
+    elif not addresses:
+        faults.append("its From names no address")
+    elif len(domains) > 1:
+        faults.append("its From names several domains")
+    others = tuple(domain for domain in dict.fromkeys(shown) if domain not in domains)
+    return Author(tuple(addresses), next(iter(hidden + faults), ""), others, bool(hidden))
+
+
+def _named(value: bytes, number: int) -> tuple[list[Address], list[Domain]]:
+    """The addresses of the From with this number, and the domains that names without quotes show.
+
+    Raises AddressError.
+    """
+    if number > MAX_FIELDS:
+        raise AddressError(f"it is one of more than {MAX_FIELDS}")
+    if len(value) > MAX_FIELD:
+        raise AddressError(f"it is longer than {MAX_FIELD} octets")
+    return _addresses(_tokens(value.decode("utf-8", "replace")))
 
 
 def _tokens(text: str) -> list[str]:
@@ -86,14 +128,15 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-def _addresses(tokens: Sequence[str]) -> list[Address]:
+def _addresses(tokens: Sequence[str]) -> tuple[list[Address], list[Domain]]:
     """Raises AddressError."""
     found: list[Address] = []
+    shown: list[Domain] = []
     words: list[str] = []
     bracketed: list[str] | None = None
     inside = False
     for token in (*tokens, ","):
-        if inside and bracketed is not None and token not in "<>,:;":
+        if inside and bracketed is not None and token not in "<>;":
             bracketed.append(token)
         elif inside and token == ">":
             inside = False
@@ -102,14 +145,65 @@ def _addresses(tokens: Sequence[str]) -> list[Address]:
         elif token == "<":
             bracketed, inside = [], True
         elif token == ":":  # it ends the name of a group
-            if any("@" in word for word in words):
+            if "@" in words:
                 raise AddressError("there is an address where the name of a group is expected")
             words = []
         elif token in ",;":
-            spec = words if bracketed is None else bracketed
-            if bracketed is not None or any("@" in word for word in words):
-                found.append(Address.parse(" ".join(spec)))
+            if bracketed is not None:
+                found.append(_address(_unrouted(bracketed)))
+                shown += _shown(words)
+            elif "@" in words:
+                found.append(_address(words))
             words, bracketed = [], None
         else:
             words.append(token)
+    if inside:
+        raise AddressError("the brackets are in disorder")
+    return found, shown
+
+
+def _shown(words: Sequence[str]) -> list[Domain]:
+    """The domains in a name that is written without quotes."""
+    found: list[Domain] = []
+    for at, word in enumerate(words):
+        if word == "@":
+            with suppress(AddressError):
+                found.append(Domain.parse(_first(words[at + 1 :])[0]))
     return found
+
+
+def _unrouted(tokens: list[str]) -> list[str]:
+    """Without the source route, which is ignored (RFC 5322 4.4)."""
+    return tokens[tokens.index(":") + 1 :] if tokens[:1] in (["@"], [","]) and ":" in tokens else tokens
+
+
+def _address(tokens: Sequence[str]) -> Address:
+    """Of an address's words; dots may stand where they should not, as in some that providers gave out.
+
+    Raises AddressError.
+    """
+    at = tokens.index("@") if "@" in tokens else len(tokens)
+    local, domain = _joined(tokens[:at]), _joined(tokens[at + 1 :])
+    if not local or at == len(tokens):
+        raise AddressError(f"{' '.join(tokens)!r} is no address: it needs a local part, @ and a domain")
+    local = _QUOTED.sub(lambda quoted: re.sub(r"\\(.)", r"\1", quoted[1]), local)
+    quoted = re.sub(r'(["\\])', r"\\\1", local)
+    return Address.parse(f'"{quoted}"@{domain}')
+
+
+def _joined(words: Sequence[str]) -> str:
+    """Raises AddressError for what is more than one word."""
+    joined, count = _first(words)
+    if count < len(words):
+        raise AddressError(f"{' '.join(words)!r} is no part of an address")
+    return joined
+
+
+def _first(words: Sequence[str]) -> tuple[str, int]:
+    """The first word, with what blanks and comments around dots have parted from it, and how many pieces it has."""
+    joined = ""
+    for count, word in enumerate(words):
+        if word in ",:@" or (joined and not joined.endswith(".") and not word.startswith(".")):
+            return joined, count
+        joined += word
+    return joined, len(words)

@@ -65,15 +65,16 @@ class Facts:
 
     routing: Routing
     usage: Mapping[str, int] = field(default_factory=dict)
+    """Octets in mailboxes, by the Address.key of the account; a mailbox that is not named is not judged."""
     now: float = field(kw_only=True)
     """Seconds since the epoch: SRS addresses expire."""
-    """Octets in mailboxes, by the Address.key of the account; a mailbox that is not named is not judged."""
 
 
 _ROUTING = frozenset("@%!")
 _DENIED = Reply(554, "5.7.1", "Relay access denied: this listener takes mail for its own domains only")
 _ROUTED = Reply(554, "5.7.1", "Relay access denied: the address has another one inside it (one of @ % !)")
 _UNKNOWN = Reply(550, "5.1.1", "User unknown: check the spelling of the address")
+_INVALID = Reply(550, "5.1.1", "This SRS address has expired or is invalid: no mail was sent from it")
 _REJECTED = Reply(550, "5.7.1", "Mail to this address is not accepted here")
 _RETURNED = Reply(550, "5.7.1", "Mail to this address is returned to its sender")
 
@@ -107,18 +108,20 @@ def _placed(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan
         astray = any(each.rule == "default" and each.address == postmaster for each in plan.deliveries)
         read = any(each.kind is not Kind.BOUNCE for each in plan.deliveries)  # neither refused nor bounced
         return _capture(postmaster, plan) if astray or not read else plan
-    returned = _returned(facts, recipient, steps)
+    returned, fault = _returned(facts, recipient, steps)
     try:
         refusal = _permit(routing, envelope, recipient, returned is not None, steps, claim)
     except (RouteError, LookupFault) as error:
         refusal = Refusal(LOOKUP_FAILED, "routing", str(error))
+    if refusal is not None and refusal.reply is _DENIED and fault:
+        refusal = Refusal(_INVALID, "srs", fault)
     if refusal is not None:
         return _refused(recipient, steps, refusal)
     return _route(facts, envelope, recipient, returned or recipient, steps, claim)
 
 
-def _returned(facts: Facts, recipient: Address, steps: list[Step]) -> Address | None:
-    """The address that an SRS address of ours stands for; None where it is none, or none that is valid."""
+def _returned(facts: Facts, recipient: Address, steps: list[Step]) -> tuple[Address | None, str]:
+    """The address that an SRS address of ours stands for; None where it is none, or is not valid, and why it is not."""
     returned, srs = None, facts.routing.srs
     try:
         # What we rewrote may have come back to us under another server's SRS1, and been rewritten again.
@@ -127,8 +130,8 @@ def _returned(facts: Facts, recipient: Address, steps: list[Step]) -> Address | 
             returned = found
     except SrsFault as fault:
         steps.append(Step("srs", str(returned or recipient), Tried.SKIPPED, f"not turned back: {fault}"))
-        return None
-    return returned
+        return None, str(fault)
+    return returned, ""
 
 
 def limited(plan: Plan, routing: Routing) -> tuple[Address, ...]:

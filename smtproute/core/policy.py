@@ -43,6 +43,8 @@ class Asked:
     """Of how much such mail it asks that (`pct`)."""
     doubtful: bool = False
     """It could not be judged for now."""
+    hidden: bool = False
+    """Nobody can say whose mail it is (`core.author`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,12 @@ def rule(
 
     `chain` is the ARC chain, newest set first; empty where it does not pass. `chance` is drawn from 0 to 1, 1 not
     included: what falls outside of `pct` gets the next weaker policy (RFC 7489 6.6.4). `exempt`: the client is in
-    trusted_networks.
+    trusted_networks. A message that hides its author is refused whatever else is known: mail programs show somebody,
+    and no domain's policy can be followed (RFC 7489 6.6.1).
     """
     enforced = authentication.policy is Policy.ENFORCE and not exempt
+    if asked.hidden and enforced:
+        return Ruling(Disposition.REJECT, "nobody can say whose mail it is")
     if asked.doubtful:
         return Ruling(reason="it is accepted, since DMARC cannot be judged now" if enforced else "")
     if asked.disposition is Disposition.NONE:
@@ -107,5 +112,8 @@ def refusal(judged: Judged) -> Reply:
     domain = judged.author
     said = f"DMARC: mail in the name of {domain} is refused, because {judged.reason}."
     mend = f"Send it by a server that the SPF record of {domain} names, or sign it with DKIM as d={domain}."
+    if not domain:
+        said = f"The message is refused, because {judged.reason}."
+        mend = "Send it with one From field, and the address of its author in it (RFC 5322 3.6.2)."
     plain = (legible(text).encode("ascii", "backslashreplace").decode("ascii") for text in (said, mend))
     return Reply(550, "5.7.1", "\n".join(line for text in plain for line in wrap(text, _LINE, break_on_hyphens=False)))

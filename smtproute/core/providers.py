@@ -216,15 +216,8 @@ REFUSALS = (
         ("2.1",),
         ("too quickly", "at a rate"),
     ),
-    Known(Advice(_UNVERIFIED, _FORWARD, _OUTLOOK_ERRORS), _BOTH, ("7.515",)),
-    Known(Advice(_AUTHOR, _FORWARD, _MICROSOFT_ARC), _BOTH, ("7.509",)),
     Known(Advice(_REVERSE, _NAME, _MICROSOFT_ERRORS), _BOTH, ("7.25",)),
     Known(Advice(_UNVERIFIED, _FORWARD, _MICROSOFT_ERRORS), _BOTH, ("7.26",)),
-    Known(
-        Advice(_REPUTATION, "Ask for removal at https://sender.office.com/. " + _CLEAN, _MICROSOFT_ERRORS),
-        _BOTH,
-        ("7.511", *(f"7.{number}" for number in range(606, 650))),
-    ),
     Known(Advice(_LISTED, _UNLIST, _OUTLOOK_ERRORS), _BOTH, said=("ou-001",)),
     Known(Advice(_DYNAMIC, _SMARTHOST, _OUTLOOK_ERRORS), _BOTH, said=("dy-001",)),
     Known(Advice(_RATE, _CLEAN, _OUTLOOK_ERRORS), _BOTH, said=("rp-001", "rp-002", "rp-003", "rate limited")),
@@ -233,7 +226,6 @@ REFUSALS = (
         _BOTH,
         said=("s3140", "s3150", "on our block list", "sc-001", "sc-004", "dy-002", "ou-002"),
     ),
-    Known(Advice(_RATE, _CLEAN, _YAHOO_ERRORS), (YAHOO,), said=("[ts",)),
     Known(Advice(_CONTENT, _CLEAN, _YAHOO_ERRORS), (YAHOO,), said=("[ph",)),
     Known(Advice(_UNVERIFIED, _FORWARD, _YAHOO_ERRORS), (YAHOO,), said=("authentication", "dmarc", "dkim")),
     Known(Advice(_POLICY, _FORWARD, _YAHOO_ERRORS), (YAHOO,), ("7.9",)),
@@ -256,6 +248,13 @@ REFUSALS = (
         said=("bad reputation", "ask your postmaster"),
     ),
     Known(Advice(_AUTHOR, _FORWARD, _MAIL_RU_DMARC), (MAIL_RU,), said=("dmarc policy",)),
+    Known(Advice(_UNVERIFIED, _FORWARD, _OUTLOOK_ERRORS), statuses=("7.515",)),
+    Known(Advice(_AUTHOR, _FORWARD, _MICROSOFT_ARC), statuses=("7.509",)),
+    Known(
+        Advice(_REPUTATION, "Ask for removal at https://sender.office.com/. " + _CLEAN, _MICROSOFT_ERRORS),
+        statuses=("7.511", *(f"7.{number}" for number in range(606, 650))),
+    ),
+    Known(Advice(_RATE, _CLEAN, _YAHOO_ERRORS), said=("[ts0", "[tss")),
     Known(Advice(_LISTED, _UNLIST, "https://www.spamhaus.org/faqs/dnsbl-usage/"), said=("spamhaus",)),
     Known(
         Advice(_LISTED, _UNLIST, "https://www.postfix.org/postconf.5.html#reject_rbl_client"),
@@ -265,13 +264,13 @@ REFUSALS = (
     Known(Advice(_SENDER, _REWRITE, _STATUSES), statuses=("7.23",)),
     Known(Advice(_SPF_RECORD, _REWRITE, _STATUSES), statuses=("7.24",)),
     Known(Advice(_REVERSE, _NAME, _STATUSES), statuses=("7.25",)),
-    Known(Advice(_UNVERIFIED, _FORWARD, _STATUSES), statuses=("7.26",)),
     Known(Advice(_SEAL, _BEFORE, _SEALS), statuses=("7.29",)),
     Known(Advice(_AUTHOR, _FORWARD, "https://www.rfc-editor.org/rfc/rfc7489"), said=("dmarc",)),
     Known(
         Advice(_SENDER, _REWRITE, "https://www.rfc-editor.org/rfc/rfc7208"),
-        said=("spf policy", "spf fail", "spf check", "failed spf", "spf validation", "blocked by spf"),
+        said=("spf policy", "spf fail", "spf check", "failed spf", "spf validation", "blocked by spf", "hard fail policy"),
     ),
+    Known(Advice(_UNVERIFIED, _FORWARD, _STATUSES), statuses=("7.26",)),
     Known(
         Advice(_REVERSE, _NAME, "https://www.postfix.org/postconf.5.html#reject_unknown_client_hostname"),
         said=("cannot find your hostname", "cannot find your reverse hostname"),
@@ -281,7 +280,8 @@ REFUSALS = (
         said=("greylist", "graylist"),
     ),
 )
-"""The first that matches counts: those of a provider stand before those of everybody."""
+"""The first that matches counts: those of a provider stand before those of everybody. What only one provider says,
+and a server behind it hands on, needs no provider."""
 
 
 def provider_of(exchangers: Sequence[str]) -> Provider | None:

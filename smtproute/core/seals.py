@@ -56,10 +56,21 @@ def plan_seal(settings: Settings, envelope: Envelope, delivery: Delivery, author
         case _:
             assert_never(arc.sign)
     key = nearest(arc.keys, domain, arc.parents)
+    if key is None and arc.sign is SignBy.RECIPIENT and not delivery.expanded and _sends(settings, envelope.client):
+        return Seal(reason=f"it is no forward, and there is no sealing key for {domain}")
     if key is None:
         return Seal(wanted=True, reason=f"there is no sealing key for {domain}")
     reason = mismatch(arc, envelope, author, key.domain)
     return Seal(wanted=True, reason=reason) if reason else Seal(key, wanted=True)
+
+
+def _sends(settings: Settings, client: Client) -> bool:
+    """Whether this client brings mail of its own, unless an alias makes a forward of it.
+
+    A trusted client on a listener that says `seal = true` brings what others sent to it.
+    """
+    listener = settings.listeners.get(client.listener)
+    return client.login is not None or (client.trusted and not (listener is not None and listener.seal))
 
 
 def excluded(settings: Settings, client: Client) -> str:

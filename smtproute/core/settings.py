@@ -381,7 +381,7 @@ class Authentication:
     """DKIM signatures of one message that are verified."""
     signature_size: int = 16 * 1024
     """Octets of one DKIM-Signature, ARC-Seal or ARC-Message-Signature; a real one has about one thousand."""
-    header_size: int = 512 * 1024
+    header_size: int = 256 * 1024
     """Octets of a header section that is looked into."""
     header_lines: int = 10_000
     """Lines of it."""

@@ -11,7 +11,9 @@ from smtproute.core.seals import mismatch, nearest
 from smtproute.core.senders import owns
 from smtproute.core.settings import DomainKey, Settings
 
-__all__ = ["Signatures", "plan_signatures", "unsigned"]
+__all__ = ["Signatures", "bounce_signatures", "plan_signatures", "unsigned"]
+
+_KEYLESS = "no signing key is configured ([dkim.keys])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,8 @@ class Signatures:
 def plan_signatures(settings: Settings, aliases: Aliases, envelope: Envelope, author: Author) -> Signatures:
     """Whether the copies that leave for endpoints are signed, and with which keys; `author` is whom the From names.
 
-    Mail of a trusted client, and what this relay wrote itself, is signed for the domain of its author; mail of a login
-    where that is the login's own domain, or one with the same keys, or the login owns the author's address: nobody
-    signs for others.
+    Mail of a trusted client is signed for the domain of its author; mail of a login where that is the login's own
+    domain, or the login owns the author's address: nobody signs for others.
     """
     dkim, login = settings.dkim, envelope.client.login
     reason = unsigned(settings, envelope.client)
@@ -41,7 +42,7 @@ def plan_signatures(settings: Settings, aliases: Aliases, envelope: Envelope, au
     keys = nearest(dkim.keys, author.domain, dkim.parents)
     if not keys:
         return Signatures(wanted=True, reason=f"there is no signing key for {author.domain}")
-    if login is not None and nearest(dkim.keys, login.domain, dkim.parents) != keys:
+    if login is not None and login.domain != author.domain:
         for address in author.addresses:
             refusal = owns(aliases, login, address, [])
             if refusal is not None:
@@ -50,11 +51,26 @@ def plan_signatures(settings: Settings, aliases: Aliases, envelope: Envelope, au
     return Signatures(wanted=True, reason=reason) if reason else Signatures(keys, wanted=True)
 
 
+def bounce_signatures(settings: Settings) -> Signatures:
+    """Which keys sign a DSN that this relay wrote itself, whose From is of its host name.
+
+    Those of the nearest domain above it do, whatever the options say of subdomains: to DMARC that is as good (relaxed
+    alignment, RFC 7489 3.1.1).
+    """
+    if not settings.dkim.keys:
+        return Signatures(reason=_KEYLESS)
+    keys = nearest(settings.dkim.keys, settings.hostname, parents=True)
+    if keys is None:
+        reason = f"there is no signing key for {settings.hostname}, nor for a domain above it"
+        return Signatures(wanted=True, reason=reason)
+    return Signatures(keys, wanted=True)
+
+
 def unsigned(settings: Settings, client: Client) -> str:
     """Why nothing of this client's is signed; empty where it may be."""
     dkim = settings.dkim
     if not dkim.keys:
-        return "no signing key is configured ([dkim.keys])"
+        return _KEYLESS
     if client.login is not None:
         return "" if dkim.authenticated else f"{client.login} has logged in (sign_authenticated is off)"
     if client.trusted:

@@ -41,6 +41,8 @@ class Sender:
     rewritten: bool
     why: str
     """In words, why it was rewritten, or left as it is."""
+    wanted: bool = False
+    """It should have been rewritten, and could not be."""
 
 
 def sender_for(
@@ -57,10 +59,10 @@ def sender_for(
     try:
         path = rewritten(srs, sender, at)
     except SrsFault as fault:
-        return Sender(sender, False, str(fault))
+        return Sender(sender, False, str(fault), wanted=True)
     why = f"it is a forward, and {sender.domain} is not ours"
     if not srs.secrets:
-        why += "; HASH and TT stand for what needs the secret, which serve makes first"
+        why += "; HASH and TT stand for what the secret makes: it is not there yet, or not for strangers"
     return Sender(path, True, why)
 
 
@@ -146,7 +148,7 @@ def _signed(srs: Srs, *parts: str) -> str:
 def _verify(srs: Srs, seal: str, *parts: str) -> None:
     """Raises SrsFault where no secret makes this hash."""
     if not srs.secrets:
-        raise SrsFault("there is no secret yet to check its hash with: serve makes it")
+        raise SrsFault("the secret to check its hash with is not there yet (serve makes it), or not for strangers")
     given = seal[:_HASH].lower().encode()
     if not any(hmac.compare_digest(given, _hash(secret, parts).lower().encode()) for secret in srs.secrets):
         raise SrsFault("its hash is wrong: it is not of our making, or was changed, or the secret was")

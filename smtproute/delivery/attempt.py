@@ -22,7 +22,7 @@ from smtproute.core.reply import Refusal, Reply
 from smtproute.core.retry import next_attempt
 from smtproute.core.seals import Seal, plan_seal
 from smtproute.core.settings import Endpoint, Kind, Store
-from smtproute.core.signatures import Signatures, plan_signatures, unsigned
+from smtproute.core.signatures import Signatures, bounce_signatures, plan_signatures, unsigned
 from smtproute.core.snapshot import Snapshot
 from smtproute.core.transcript import plain
 from smtproute.delivery.bounce import bounce
@@ -55,6 +55,8 @@ class Job:
     sender: Address | None
     """The reverse-path that they leave with: that of the message, unless they are forwards (SRS)."""
     seal: Seal
+    unrewritten: str = ""
+    """Why that sender is the message's own, where it should have been rewritten."""
 
 
 @dataclass(slots=True)
@@ -265,7 +267,9 @@ class Attempts:
         envelope, seal = job.message.envelope, job.seal
         signatures = Signatures(reason=unsigned(settings, envelope.client))
         by_author = seal.wanted and settings.arc.by_author
-        if by_author or not signatures.reason:
+        if job.message.bounce:
+            signatures = bounce_signatures(settings)
+        elif by_author or not signatures.reason:
             author = await self._outgoing.author(content)
             signatures = plan_signatures(settings, snapshot.routing.aliases, envelope, author)
             if by_author:
@@ -373,6 +377,7 @@ class Attempts:
             "failed": _failure(dialogue),
             "sender": str(job.sender or ""),
             "rewritten": job.sender != job.message.envelope.reverse_path,
+            "unrewritten": job.unrewritten,
             "recipients": [entry.number for entry in waiting],
             "signed": [{"domain": str(key.domain), "selector": key.selector} for key in copy.signed],
             "sealed": str(copy.sealed.domain) if copy.sealed is not None else "",

@@ -135,7 +135,7 @@ class Dispatcher:
             delivery, message = entry.delivery, entry.message
             domain = own = ""
             # By the time of the message: each attempt at it has the same sender.
-            sender = plan_sender(snapshot.routing, message.envelope, delivery, message.received_at).path
+            sender = plan_sender(snapshot.routing, message.envelope, delivery, message.received_at)
             match delivery.kind:
                 case Kind.ENDPOINT:
                     endpoint = settings.endpoints.get(delivery.endpoint)
@@ -147,11 +147,12 @@ class Dispatcher:
                     seal = Seal()
                 case _:
                     assert_never(delivery.kind)
-            key = (message.id, delivery.place, str(sender or ""), own, domain)
+            key = (message.id, delivery.place, str(sender.path or ""), own, domain)
             if key in jobs:
                 jobs[key][1].entries.append(entry)
             else:
-                jobs[key] = (domain, Job(message, [entry], sender, seal))
+                unrewritten = sender.why if sender.wanted else ""
+                jobs[key] = (domain, Job(message, [entry], sender.path, seal, unrewritten))
         return [
             Queued(job, job.entries[0].delivery.place, job.entries[0].sender, domain) for domain, job in jobs.values()
         ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from functools import partial
 from smtproute.core.author import Author, author
 from smtproute.core.message import Edit, apply
 from smtproute.core.seals import Seal
-from smtproute.core.settings import DomainKey, Settings
+from smtproute.core.settings import Authentication, DomainKey, Settings
 from smtproute.core.signatures import Signatures
 from smtproute.mailauth import arc
 from smtproute.mailauth.keys import SigningKey
@@ -22,6 +23,9 @@ from smtproute.spool.queue import Entry, Message
 from smtproute.world import World
 
 __all__ = ["Copy", "Outgoing", "mailbox_edit", "results"]
+
+_KEPT = 400
+"""Of what was put in front of messages lately: signatures and a seal each of 200, some kilobytes of header fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,10 @@ class Copy:
 
 
 class Outgoing:
-    """Makes copies. The keys, those that seal by Domain.key, are those of the configuration now in force."""
+    """Makes copies. The keys, those that seal by Domain.key, are those of the configuration now in force.
+
+    All copies of a message share its signatures and, with one key, its seal, also those of a later attempt.
+    """
 
     def __init__(
         self,
@@ -52,6 +59,8 @@ class Outgoing:
         self._signing = signing
         self._cpu = cpu
         self._world = world
+        self._made: OrderedDict[Hashable, asyncio.Future[bytes]] = OrderedDict()
+        """Header fields, made or being made, by all that they depend on; those asked for last at the end."""
 
     async def author(self, content: bytes) -> Author:
         """Whom the header From of a message names."""
@@ -62,10 +71,10 @@ class Outgoing:
     ) -> Copy:
         """The copy of `content` for an endpoint, with signatures and over them a seal, where these have keys."""
         edit = Edit(message.forged, message.trace_header)
-        copy = await self._signed(Copy(apply(edit, content), edit), signatures, settings)
+        copy = await self._signed(Copy(apply(edit, content), edit), message, signatures, settings)
         return await self._sealed(copy, message, seal, settings)
 
-    async def _signed(self, copy: Copy, signatures: Signatures, settings: Settings) -> Copy:
+    async def _signed(self, copy: Copy, message: Message, signatures: Signatures, settings: Settings) -> Copy:
         if not signatures.keys:
             return replace(copy, unsigned=signatures.reason if signatures.wanted else "")
         loaded = self._signing()
@@ -73,9 +82,11 @@ class Outgoing:
         missing = [key for key in signatures.keys if key not in loaded]
         unsigned = "; ".join(f"the key {key.selector} of {key.domain} is not loaded" for key in missing)
         at = int(self._world.clock.now())
-        made = partial(sign, copy.content, [loaded[key] for key in keys], at, settings.authentication)
+        with_keys, bounds = tuple(loaded[key] for key in keys), settings.authentication
         try:
-            added = await asyncio.get_running_loop().run_in_executor(self._cpu, made)
+            added = await self._shared(
+                (message.id, copy.edit, with_keys, bounds), partial(sign, copy.content, with_keys, at, bounds)
+            )
         except SignFault as fault:
             return replace(copy, unsigned=str(fault))
         return replace(_topped(copy, added), signed=keys, unsigned=unsigned)
@@ -86,12 +97,31 @@ class Outgoing:
         key = self._sealing().get(seal.key.domain.key)
         if key is None:
             return replace(copy, unsealed=f"the key of {seal.key.domain} is not loaded")
-        made = partial(_seal, copy.content, message, key, settings, int(self._world.clock.now()))
+        hostname, bounds, at = str(settings.hostname), settings.authentication, int(self._world.clock.now())
         try:
-            added = await asyncio.get_running_loop().run_in_executor(self._cpu, made)
+            added = await self._shared(
+                (message.id, copy.edit, key, bounds, hostname),
+                partial(_seal, copy.content, message, key, hostname, bounds, at),
+            )
         except SignFault as fault:
             return replace(copy, unsealed=str(fault))
         return replace(_topped(copy, added), sealed=seal.key)
+
+    async def _shared(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
+        """What `make` makes, once for everybody who asks for `key`, whoever of them is cancelled."""
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = asyncio.get_running_loop().run_in_executor(self._cpu, make)
+            made.add_done_callback(partial(self._ended, key))
+            if len(self._made) > _KEPT:
+                self._made.popitem(last=False)
+        self._made.move_to_end(key)
+        return await asyncio.shield(made)
+
+    def _ended(self, key: Hashable, made: asyncio.Future[bytes]) -> None:
+        """Forgets a failure."""
+        if (made.cancelled() or made.exception() is not None) and self._made.get(key) is made:
+            del self._made[key]
 
 
 def _topped(copy: Copy, added: bytes) -> Copy:
@@ -99,10 +129,9 @@ def _topped(copy: Copy, added: bytes) -> Copy:
     return replace(copy, content=added + copy.content, edit=edit)
 
 
-def _seal(copied: bytes, message: Message, key: SigningKey, settings: Settings, at: int) -> bytes:
-    bounds = settings.authentication
+def _seal(copied: bytes, message: Message, key: SigningKey, hostname: str, bounds: Authentication, at: int) -> bytes:
     chain = arc.recall(copied, message.verdicts, bounds)
-    results = " ".join(resinfo(str(settings.hostname), message.verdicts))
+    results = " ".join(resinfo(hostname, message.verdicts))
     return arc.seal(copied, chain=chain, key=key, results=results, at=at, bounds=bounds)
 
 

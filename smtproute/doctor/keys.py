@@ -16,7 +16,7 @@ from smtproute.core.docker_mailserver import KeyFile
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.settings import DomainKey, SignBy
 from smtproute.doctor.survey import Survey
-from smtproute.mailauth.keys import MIN_BITS, KeyFault, load, read
+from smtproute.mailauth.keys import MIN_BITS, KeyFault, load, read, record
 
 __all__ = ["examine"]
 
@@ -26,6 +26,7 @@ _MISSING = "setup config dkim domain {domain} selector {selector}"
 def examine(survey: Survey) -> Iterator[Finding]:
     """The keys of the configuration file, then those of a docker-mailserver folder."""
     yield from _configured(survey)
+    yield from _one_record(survey)
     folder = survey.folder
     if folder is None:
         return
@@ -58,6 +59,45 @@ def _configured(survey: Survey) -> Iterator[Finding]:
         where = f'arc.keys."{key.domain}"'
         if arc.sign is SignBy.RECIPIENT and key.domain.key not in survey.routing.local_domains:
             yield warning("key-unused", where, f"{key.domain} is no local domain: this key seals nothing.")
+
+
+def _one_record(survey: Survey) -> Iterator[Finding]:
+    """Two keys in use whose public halves belong at one name of DNS: it can hold only one (RFC 6376 3.6.2.2)."""
+    first: dict[str, tuple[str, str]] = {}
+    for where, key, here in _in_use(survey):
+        try:
+            text = record(load(key))
+        except KeyFault:
+            continue  # which is a finding of its own
+        name = f"{key.selector.lower()}._domainkey.{key.domain.key}"
+        other, theirs = first.setdefault(name, (where, text))
+        if theirs != text:
+            only = "" if here else f" Here only the key of {other} signs, and docker-mailserver signs with both."
+            what = (
+                f"{other} has another key with the same selector and domain, and {name} can hold only one of the two:"
+                f" what is signed with the other does not verify.{only}"
+            )
+            new = f"smtproute keys new {key.domain} --selector <another than {key.selector}>"
+            if not here:
+                another = f"setup config dkim domain {key.domain} selector <another than {key.selector}>"
+                new = f"ENABLE_OPENDKIM=0\n(or a new selector, and record, for one of them: {another})"
+            yield error("dkim-one-record", where, what, new)
+
+
+def _in_use(survey: Survey) -> Iterator[tuple[str, DomainKey, bool]]:
+    """Each key that signs or seals, where it is named, and whether it does so here or in docker-mailserver alone."""
+    settings, folder = survey.snapshot.settings, survey.folder
+    theirs = {key.file: key.rule for key in reversed(folder.private_keys)} if folder is not None else {}
+    signing = [key for keys in settings.dkim.keys.values() for key in keys]
+    for key in (*settings.arc.keys.values(), *settings.arc.others):
+        yield theirs.get(key.file, f'arc.keys."{key.domain}"'), key, True
+    for key in signing:
+        yield theirs.get(key.file, f'dkim.keys."{key.domain}"'), key, True
+    if folder is None or not folder.environment.written or not folder.environment.on("ENABLE_OPENDKIM"):
+        return
+    if any(key.file in theirs for key in signing):
+        for each in folder.opendkim:
+            yield each.rule, DomainKey(Domain(each.domain, each.domain), each.selector, each.file), False
 
 
 def _mode(where: str, file: str) -> Iterator[Finding]:

@@ -20,7 +20,10 @@ def examine(survey: Survey) -> Iterator[Finding]:
     """Certificates and keys that do not load or belong together; explanations for strangers."""
     for name, listener in survey.snapshot.settings.listeners.items():
         if listener.debug and listener.role is Role.INBOUND and not inside(listener.host or "0.0.0.0", _LOOPBACK):
-            what = "VRFY and EXPN tell every stranger where each alias leads. Bind it to 127.0.0.1, or leave debug out."
+            what = (
+                "VRFY and EXPN tell every stranger where each alias leads, and how its mail goes on. Bind it to"
+                " 127.0.0.1, or leave debug out."
+            )
             yield warning("debug-for-strangers", f"listener.{name}.debug", what, "debug = false")
         try:
             server_context(listener)

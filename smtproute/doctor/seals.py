@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+from smtproute.config import files
+from smtproute.core.address import Domain
 from smtproute.core.docker_mailserver import Folder, KeyFile, Signing
 from smtproute.core.finding import Finding, error, warning
-from smtproute.core.settings import SignBy
+from smtproute.core.seals import keyless
+from smtproute.core.settings import Arc, DomainKey, SignBy
 from smtproute.doctor.survey import Survey, listed
 
 __all__ = ["examine"]
 
 ARC_CONF = "rspamd/override.d/arc.conf"
+_SELECTOR = "rspamd"
+"""Of a key that has to be made: "mail" is what others are called, and each key has a record of its own."""
 _OTHER_KEYS = frozenset({"path", "path_map", "selector_map", "use_redis", "use_vault", "key_table"})
 """Options by which rspamd may find a key that is in no `domain` block."""
 
@@ -23,7 +30,7 @@ def examine(survey: Survey) -> Iterator[Finding]:
         return
     if folder.arc is None:
         if survey.forwards and survey.snapshot.settings.arc.sign is SignBy.OFF:
-            yield _missing(survey)
+            yield _missing(survey, folder)
         return
     environment = folder.environment
     if environment.written and not environment.on("ENABLE_RSPAMD"):
@@ -39,19 +46,51 @@ def examine(survey: Survey) -> Iterator[Finding]:
     yield from _headers(folder)
 
 
-def _missing(survey: Survey) -> Finding:
+def _missing(survey: Survey, folder: Folder) -> Finding:
     named = [f"{key} (to {target})" for forwards in survey.forwards.values() for key, target in forwards]
     what = (
         f"{listed(named)}: this mail leaves the house without an ARC seal. Where the author's DKIM signature does not"
         " survive, DMARC fails at the next server, which refuses it or takes it for spam."
     )
-    blocks = " ".join(
-        f'{domain} {{ path = "/tmp/docker-mailserver/rspamd/dkim/rsa-2048-mail-{domain}.private.txt";'
-        f' selector = "mail"; }}'
-        for domain in survey.forwards
-    )
-    lines = f"sign_local = true;\nsign_authenticated = true;\ndomain {{ {blocks} }}"
-    return warning("arc-missing", ARC_CONF, what, lines)
+    return warning("arc-missing", ARC_CONF, what, _sealing(survey, folder))
+
+
+def _sealing(survey: Survey, folder: Folder) -> str:
+    """What seals: an arc.conf, or where rspamd is off and OpenDKIM has keys, this relay with those."""
+    off = folder.environment.written and not folder.environment.on("ENABLE_RSPAMD")
+    if off and (here := {key.domain: key for key in reversed(folder.opendkim) if files.there(Path(key.file))}):
+        return _sealing_here(survey, here)
+    signing = folder.dkim.keys if folder.dkim is not None else ()
+    keys = {key.domain: key for key in reversed(signing) if files.there(Path(key.file)) and "ed25519" not in key.file}
+    lines = ["ENABLE_RSPAMD=1", "ENABLE_OPENDKIM=0"] if off else []
+    blocks = []
+    for domain in survey.forwards:
+        selector, path = _SELECTOR, f"/tmp/docker-mailserver/rspamd/dkim/rsa-2048-{_SELECTOR}-{domain}.private.txt"
+        if domain in keys:
+            selector, path = keys[domain].selector, keys[domain].written
+        else:
+            lines.append(f"setup config dkim domain {domain} selector {selector}")
+        blocks.append(f'{domain} {{ path = "{path}"; selector = "{selector}"; }}')
+    if "smtp_header_checks" not in folder.main:
+        lines.append("smtp_header_checks = (in postfix-main.cf)")
+    lines += ["sign_local = true;", "sign_authenticated = true;", f"domain {{ {' '.join(blocks)} }}"]
+    return "\n".join(lines)
+
+
+def _sealing_here(survey: Survey, found: Mapping[str, KeyFile]) -> str:
+    """This relay's own `[arc.keys]`. Where a local domain has no key, one key seals for all."""
+    local = survey.routing.local_domains
+    keys = {domain: key for domain, key in found.items() if domain in local} or dict(found)
+    arc = Arc(SignBy.RECIPIENT, keys={domain: DomainKey(Domain(domain, domain), "", "") for domain in keys})
+    lines = ["# in the configuration of this relay; docker-mailserver itself seals with ENABLE_RSPAMD=1,"]
+    lines.append("# ENABLE_OPENDKIM=0 and keys of a selector of their own (setup config dkim selector rspamd)")
+    if keyless(arc, local):
+        first = next(iter(keys))
+        keys = {first: keys[first]}
+        lines += ["[arc]", f'sign = "{first}"']
+    for domain, key in keys.items():
+        lines += [f'[[arc.keys."{domain}"]]', f'selector = "{key.selector}"', f"file = {json.dumps(key.file)}"]
+    return "\n".join(lines)
 
 
 def _keys(survey: Survey, arc: Signing) -> Iterator[Finding]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from typing import Protocol, assert_never
+from functools import partial
+from typing import Protocol, TypeVar, assert_never
 
 from smtproute.core.address import Address, AddressError
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.login import Login
-from smtproute.core.message import Field, fields, header_end
+from smtproute.core.message import Span, fields, header_end
 from smtproute.core.plan import Delivery, Plan, Tried, distinct, holdings, planned, set_aside
 from smtproute.core.policy import refusal
 from smtproute.core.proxy import queued
@@ -46,7 +48,11 @@ _NO_LOGIN = Reply(535, "5.7.8", "Authentication failed: check the name and the p
 _NO_LOGIN_NOW = Reply(454, "4.7.0", "The password cannot be checked now: try again later")
 _TOLD = 10
 """Recipients that the event of a refused message names."""
+_LARGE_HEADER = 8 * 1024
+"""Octets of a header section from which on it is read in the pool: of a hostile one each kilobyte takes a millisecond."""
 _HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {LARGEST_ROW} octets")
+
+Read = TypeVar("Read")
 
 Judge = Callable[[bytes, Envelope, Settings], Awaitable[Judged]]
 """Gathers the verdicts on a message, and what follows. Whatever it holds, they come out."""
@@ -93,6 +99,7 @@ class Intake:
     passwords: Passwords
     judge: Judge
     explain: Explain
+    cpu: Executor
     wait: Callable[[str, Sequence[Delivery]], Waiting]
     """A client begins to wait for what becomes of the message with this queue id: before it is committed."""
     tasks: asyncio.TaskGroup
@@ -112,6 +119,28 @@ class _Transaction:
     envelope: Envelope
     plans: dict[Address | None, Plan]
     """By recipient as written: one that is named twice gets one plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the door wants to know of a header section."""
+
+    hops: int
+    """`Received` fields."""
+    separator: bytes
+    """The blank line that a message without a header section lacks, as Postfix cleanup(8) adds it.
+
+    Without it our own header fields would run into the body.
+    """
+    forged: tuple[Span, ...]
+
+    @classmethod
+    def of(cls, content: bytes, hostname: str) -> _Header:
+        """CPU bound."""
+        header = fields(content)
+        hops = sum(each.name == b"received" for each in header)
+        separator = b"" if header or content.startswith(b"\r\n") else b"\r\n"
+        return cls(hops, separator, forged(content, hostname))
 
 
 @dataclass(slots=True)
@@ -255,7 +284,7 @@ class IntakeDoor:
                 if header_end(head) == len(head):
                     return _HEADER_TOO_LARGE
                 # Only signatures need the whole message in memory, to be verified.
-                taken.whole = any(each.name in (b"arc-seal", b"dkim-signature") for each in fields(head))
+                taken.whole = await self._read(head, _signed)
                 taken.staged = intake.spool.stage(queue_id)
                 await taken.staged.write(head)
         return None
@@ -274,10 +303,9 @@ class IntakeDoor:
         intake, envelope = self._intake, transaction.envelope
         settings = transaction.snapshot.settings
         held = bytes(taken.held)
-        header = fields(held)
-        hops = sum(each.name == b"received" for each in header)
-        if hops > MAX_HOPS:
-            self._refused(envelope, "", Refusal(_TOO_MANY_HOPS, "intake", f"{hops} Received fields"))
+        header = await self._read(held, partial(_Header.of, hostname=str(settings.hostname)))
+        if header.hops > MAX_HOPS:
+            self._refused(envelope, "", Refusal(_TOO_MANY_HOPS, "intake", f"{header.hops} Received fields"))
             return _TOO_MANY_HOPS
         judged = await self._judged(held, envelope, settings)
         now = intake.world.clock.now()
@@ -295,7 +323,7 @@ class IntakeDoor:
             case Disposition.REJECT:
                 for event in faults:
                     intake.emit(event)
-                return self._rejected(envelope, plans, judged)
+                return self._rejected(transaction, judged)
             case _:
                 assert_never(judged.disposition)
         message = Message(
@@ -304,8 +332,8 @@ class IntakeDoor:
             envelope=envelope,
             size=taken.size,
             trace_header=received_field(queue_id, envelope, plans, str(settings.hostname), now)
-            + _separator(held, header),
-            forged=forged(held, str(settings.hostname)),
+            + header.separator,
+            forged=header.forged,
             verdicts=judged.verdicts,
         )
         reply = queued(queue_id)
@@ -331,6 +359,12 @@ class IntakeDoor:
             intake.emit(event)
         return reply
 
+    async def _read(self, content: bytes, reading: Callable[[bytes], Read]) -> Read:
+        """What a look at the header section finds."""
+        if header_end(content) <= _LARGE_HEADER:
+            return reading(content)
+        return await asyncio.get_running_loop().run_in_executor(self._intake.cpu, reading, content)
+
     async def _judged(self, content: bytes, envelope: Envelope, settings: Settings) -> Judged:
         """What is found about the message; nothing where nobody would read it."""
         client = envelope.client
@@ -339,14 +373,14 @@ class IntakeDoor:
             return Judged()
         return await self._intake.judge(content, envelope, settings)
 
-    def _rejected(self, envelope: Envelope, plans: Sequence[Plan], judged: Judged) -> Reply:
+    def _rejected(self, transaction: _Transaction, judged: Judged) -> Reply:
         """Refuses a message whose author's domain asks for that."""
         reply = refusal(judged)
-        recipients = [str(plan.recipient) for plan in plans]
+        recipients = [str(plan.recipient) for plan in transaction.plans.values()]
         if len(recipients) > _TOLD:
             recipients[_TOLD:] = [f"and {len(recipients) - _TOLD} more"]
-        found = " ".join(resinfo(str(self._intake.snapshot().settings.hostname), judged.verdicts))
-        self._refused(envelope, ", ".join(recipients), Refusal(reply, "policy", found))
+        found = " ".join(resinfo(str(transaction.snapshot.settings.hostname), judged.verdicts))
+        self._refused(transaction.envelope, ", ".join(recipients), Refusal(reply, "policy", found))
         return reply
 
     async def _commit(self, accepted: Accepted) -> Exception | None:
@@ -421,12 +455,9 @@ def _said(reply: Reply, envelope: Envelope, at: float) -> Line:
     return Line(Arrow.SENT_TLS if envelope.client.tls else Arrow.SENT, at, str(reply))
 
 
-def _separator(content: bytes, header: Sequence[Field]) -> bytes:
-    """The blank line that a message without a header section lacks, as Postfix cleanup(8) adds it.
-
-    Without it our own header fields would run into the body.
-    """
-    return b"" if header or content.startswith(b"\r\n") else b"\r\n"
+def _signed(content: bytes) -> bool:
+    """Whether there may be signatures to verify. CPU bound."""
+    return any(each.name in (b"arc-seal", b"dkim-signature") for each in fields(content))
 
 
 def _events(message: Message, plans: Sequence[Plan], transcript: Sequence[Line], judged: Judged) -> list[Event]:

@@ -10,6 +10,7 @@ the results are the caller's verdicts, and fields that claim to be ours are take
 chain and makes the next set; `sets` finds the ARC sets in a header; `validation` is dkimpy's walk over a chain with
 our hashing and OpenSSL's RSA under it. `header` is a message opened within our bounds, and what is hashed of it in
 the forms of `canonical`; `signature` is one signature of either kind, its tags and its key; `sign` makes them; `keys`
-are ours to sign with and others' to verify with; `results` are Authentication-Results fields.
+are ours to sign with and others' to verify with; `secret` is what SRS signs with; `results` are
+Authentication-Results fields.
 `diagnosis` says for an administrator what broke a signature, by undoing `body_changes` and `header_changes`.
 """

@@ -7,12 +7,24 @@ quadratic in a run of spaces.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-__all__ = ["folded", "relaxed_body", "relaxed_field", "simple_body", "simple_field", "without_signature"]
+__all__ = [
+    "folded",
+    "relaxed_body",
+    "relaxed_field",
+    "relaxed_slices",
+    "simple_body",
+    "simple_field",
+    "simple_slices",
+    "without_signature",
+]
 
 _WIDTH = 76
 """Octets of a line that we write, where words allow it (RFC 5322 2.1.1 wants 78 at most)."""
+
+_SLICE = 256 << 10
+"""Octets of a body that are worked on at a time: nobody else has the interpreter meanwhile."""
 
 _FOLD = re.compile(r"(?<=[^ ])(?= [^ ])")
 
@@ -42,9 +54,30 @@ def without_signature(raw: bytes) -> bytes:
 
 def relaxed_body(body: bytes) -> bytes:
     """A body in relaxed form (RFC 6376 3.4.4)."""
-    body = _single_spaced(body)
-    text = _without_empty_lines(body.replace(b" \r\n", b"\r\n").removesuffix(b" "))
-    return text + b"\r\n" if text else b""
+    return b"".join(relaxed_slices(body))
+
+
+def relaxed_slices(message: bytes, start: int = 0, size: int = _SLICE) -> Iterator[bytes]:
+    """The same, of the body that begins at `start`, made from `size` octets at a time."""
+    empty = True
+    lines = 0
+    held = b""
+    for at in range(start, len(message), size):
+        text = _single_spaced(held + message[at : at + size])
+        # What white space and line ends come to depends on what follows.
+        held = text[-2:] if text.endswith(b" \r") else text[-1:] if text.endswith((b" ", b"\r")) else b""
+        text = text.removesuffix(held).replace(b" \r\n", b"\r\n")
+        end = _before_empty_lines(text)
+        if end:
+            yield from _line_ends(lines, size)
+            yield text[:end]
+            empty, lines = False, 0
+        lines += (len(text) - end) // 2
+    if last := held.removesuffix(b" "):
+        yield from _line_ends(lines, size)
+        yield last
+    if last or not empty:
+        yield b"\r\n"
 
 
 def _single_spaced(text: bytes) -> bytes:
@@ -59,16 +92,31 @@ def _single_spaced(text: bytes) -> bytes:
 
 def simple_body(body: bytes) -> bytes:
     """A body in simple form (RFC 6376 3.4.3)."""
-    return _without_empty_lines(body) + b"\r\n"
+    return b"".join(simple_slices(body))
 
 
-def _without_empty_lines(body: bytes) -> bytes:
-    end = len(body)
+def simple_slices(message: bytes, start: int = 0, size: int = _SLICE) -> Iterator[bytes]:
+    """The same, of the body that begins at `start`, `size` octets at a time."""
+    end = _before_empty_lines(message, start)
+    for at in range(start, end, size):
+        yield message[at : min(at + size, end)]
+    yield b"\r\n"
+
+
+def _before_empty_lines(text: bytes, start: int = 0) -> int:
+    """Where the line ends begin that the text ends with."""
+    end = len(text)
     for lines in (4096, 64, 1):
         tail = b"\r\n" * lines
-        while body.endswith(tail, 0, end):
+        while text.endswith(tail, start, end):
             end -= len(tail)
-    return body[:end]
+    return end
+
+
+def _line_ends(lines: int, size: int) -> Iterator[bytes]:
+    while lines > 0:
+        yield b"\r\n" * min(lines, size)
+        lines -= size
 
 
 def folded(name: str, parts: Iterable[str]) -> bytes:

@@ -7,7 +7,7 @@ is found, it was another change. The number of trials is bounded, and so are the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 
@@ -109,7 +109,7 @@ def _fields(header: Header, signature: bytes, tags: _Tags, record: bytes | None)
     for trial in islice(trials(message, header.fields, signed, names), most):
         if intact(trial.section):
             return trial.said
-    return _unknown(names, {each.name for each in signed})
+    return _unknown(names, {each.name: each.raw(message) for each in signed})
 
 
 def _signs(record: bytes, value: bytes) -> _Signs:
@@ -121,13 +121,20 @@ def _signs(record: bytes, value: bytes) -> _Signs:
     return lambda digest: key.made(value, digest)
 
 
-def _unknown(names: Sequence[bytes], there: Collection[bytes]) -> tuple[str, ...]:
-    """What is left to say where no known change is what happened."""
+def _unknown(names: Sequence[bytes], there: Mapping[bytes, bytes]) -> tuple[str, ...]:
+    """What is left to say where no known change is what happened; `there` are the signed fields, by name."""
     absent = sorted({name.decode("ascii", "replace") for name in names if name not in there})
     said = ["A signed header field was changed, added or removed, in no way that is known here."]
     if absent:
-        gone = f"Of the names in h= these have no field: {', '.join(absent)}; what of it was there is removed."
-        said.append(gone)
+        said.append(
+            f"Of the names in h= these have no field: {', '.join(absent)}. They were removed, or never there: many"
+            " signers name what is not there, so that nobody adds it."
+        )
     if not _FILTERED.isdisjoint(absent):
         said.append("docker-mailserver removes such fields from what it sends (smtp_header_checks), and so do others.")
+    if there.get(b"mime-version", b"").rstrip() == b"Mime-Version: 1.0":
+        said.append(
+            "Mime-Version may have had a comment (Apple Mail writes one), which docker-mailserver removes on the way out"
+            " (smtp_header_checks)."
+        )
     return tuple(said)

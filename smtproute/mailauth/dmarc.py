@@ -10,14 +10,14 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 
 from publicsuffixlist import PublicSuffixList
 
 from smtproute.core.address import Domain
-from smtproute.core.author import Author, author
+from smtproute.core.author import MAX_DOMAINS, Author, author
 from smtproute.core.lookup import Lookup, Unanswered
 from smtproute.core.policy import Asked, Ruling, Seal
 from smtproute.core.verdict import Disposition, Verdict
@@ -27,9 +27,11 @@ from smtproute.mailauth.results import read
 from smtproute.mailauth.spf import Spf
 
 __all__ = [
+    "MOST_QUESTIONS",
     "Discovery",
     "Dmarc",
     "DmarcResult",
+    "Identifier",
     "Published",
     "Record",
     "RecordFault",
@@ -43,8 +45,8 @@ __all__ = [
     "vouchers",
 ]
 
-MAX_DOMAINS = 10
-"""Domains of one From that are looked up, where there should be one."""
+MOST_QUESTIONS = 2 * MAX_DOMAINS
+"""Of one message: each domain of its author, and the organisational domain of each."""
 
 _VERSION = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
@@ -78,6 +80,8 @@ class Record:
     strict_dkim: bool = False
     strict_spf: bool = False
     percent: int = 100
+    text: str = field(default="", compare=False)
+    """As it is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Published:
     domain: str
     """The author's, as A-labels."""
     record: Record | None = None
+    at: str = ""
+    """The name that the record stands at."""
     inherited: bool = False
     """The record is that of the organisational domain, and `domain` is below it."""
     without: DmarcResult = DmarcResult.NONE
@@ -108,7 +114,22 @@ class Discovery:
 
     author: Author
     published: tuple[Published, ...] = ()
-    """One for each domain of the author."""
+    """One for each domain of the author, and each that is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """A domain that SPF or DKIM speaks for, and what it came to."""
+
+    method: str
+    """`SPF` or `DKIM`."""
+    domain: str
+    result: str
+    strict: bool
+    aligned: bool
+
+    def __str__(self) -> str:
+        return f"{self.method} of {self.domain or 'no domain'}: {self.result}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +141,21 @@ class Dmarc:
     domain: str = ""
     """The author's, as A-labels; "" where the message names none."""
     record: Record | None = None
+    record_at: str = ""
+    """The name that it stands at."""
+    identifiers: tuple[Identifier, ...] = ()
+    """What the record was held against: MAIL FROM, where SPF was judged, and each signature."""
     asked: Disposition = Disposition.NONE
     """What the domain asks for, `pct` left aside; NONE unless the result is fail."""
+    hidden: bool = False
+    """Nobody can say whose mail it is (`core.author`)."""
 
     @property
     def asks(self) -> Asked:
         """The same for `core.policy`."""
         percent = self.record.percent if self.record is not None else 100
-        return Asked(self.domain, self.asked, percent, doubtful=self.result is DmarcResult.TEMPERROR)
+        doubtful = self.result is DmarcResult.TEMPERROR
+        return Asked(self.domain, self.asked, percent, doubtful=doubtful, hidden=self.hidden)
 
 
 @cache
@@ -159,7 +187,7 @@ async def discover(message: bytes, lookup: Lookup, pool: Executor) -> Discovery:
 def _authors(message: bytes) -> tuple[Author, list[tuple[str, str]]]:
     """The author, and the domains to look up, each with its organisational domain. CPU bound."""
     found = author(message)
-    domains = [domain.key for domain in found.domains if not domain.literal]
+    domains = [domain.key for domain in (*found.domains, *found.shown) if not domain.literal]
     return found, [(domain, organisational(domain)) for domain in domains[:MAX_DOMAINS]]
 
 
@@ -176,7 +204,7 @@ async def _published(domain: str, parent: str, lookup: Lookup) -> Published:
         except RecordFault as fault:
             return Published(domain, without=DmarcResult.PERMERROR, reason=f"_dmarc.{name}: {fault}")
         if record is not None:
-            return Published(domain, record, inherited=name != domain)
+            return Published(domain, record, f"_dmarc.{name}", inherited=name != domain)
     return Published(domain, reason=f"there is no DMARC record at {' or '.join(f'_dmarc.{name}' for name in asked)}")
 
 
@@ -223,69 +251,63 @@ def parse(text: str) -> Record:
         strict_dkim=tags.get("adkim", "").lower() == "s",
         strict_spf=tags.get("aspf", "").lower() == "s",
         percent=percent if percent <= 100 else 100,
+        text=text,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Identifier:
-    """A domain that SPF or DKIM speaks for, and what it came to."""
-
-    method: str
-    domain: str
-    result: str
-    strict: bool
-
-    def __str__(self) -> str:
-        return f"{self.method} of {self.domain or 'no domain'}: {self.result}"
 
 
 def judge(discovery: Discovery, spf: Sequence[Spf], signatures: Sequence[Signature] | None) -> Dmarc:
     """Puts everything together (RFC 7489 6.6.2).
 
     `spf` begins with MAIL FROM, as `spf.check` has it, or is empty; `signatures` is None where DKIM was not checked.
-    A message of several authors passes nowhere; where it fails by one of their domains, the strictest policy counts
-    (RFC 7489 6.6.1).
+    A message whose From has a fault passes nowhere. Where it fails by one of the domains in it, the strictest policy
+    counts (RFC 7489 6.6.1); also where that domain is merely shown.
     """
     found = discovery.author
+    if found.hidden:
+        return Dmarc(DmarcResult.PERMERROR, found.fault, hidden=True)
     each = [_judged(published, spf, signatures) for published in discovery.published]
-    if not found.fault and each:
-        return each[0]
-    if not found.fault:
-        return Dmarc(DmarcResult.NONE, "its From names an address literal", found.domains[0].key)
     failed = [dmarc for dmarc in each if dmarc.result is DmarcResult.FAIL]
-    if len(failed) and len(found.addresses) > 1:
+    if failed and (found.fault or found.shown):
         strictest = max(failed, key=lambda dmarc: _STRICTNESS.index(dmarc.asked))
-        return replace(strictest, reason=f"{found.fault}, of which this fails: {strictest.reason}")
-    several = len(found.addresses) > 1
-    return Dmarc(DmarcResult.PERMERROR if several else DmarcResult.NONE, found.fault)
+        fault = found.fault or "its From has an address where a name is expected"
+        return replace(strictest, reason=f"{fault}, and this fails: {strictest.reason}")
+    if found.domain is not None:
+        literal = Dmarc(DmarcResult.NONE, "its From names an address literal", found.domain.key)
+        return next((dmarc for dmarc in each if dmarc.domain == literal.domain), literal)
+    return Dmarc(DmarcResult.PERMERROR if found.addresses else DmarcResult.NONE, found.fault)
 
 
 def _judged(published: Published, spf: Sequence[Spf], signatures: Sequence[Signature] | None) -> Dmarc:
     record, domain = published.record, published.domain
     if record is None:
         return Dmarc(published.without, published.reason, domain)
-    identifiers = list(_identifiers(record, spf, signatures or ()))
-    ours = [each for each in identifiers if aligned(each.domain, domain, strict=each.strict)]
+    identifiers = tuple(_identifiers(domain, record, spf, signatures or ()))
+    found = partial(Dmarc, domain=domain, record=record, record_at=published.at, identifiers=identifiers)
+    ours = [each for each in identifiers if each.aligned]
     passed = next((each for each in ours if each.result == "pass"), None)
     if passed is not None:
-        return Dmarc(DmarcResult.PASS, f"{passed}, aligned", domain, record)
+        return found(DmarcResult.PASS, f"{passed}, aligned")
     waiting = next((each for each in ours if each.result == "temperror"), None)
     if waiting is not None:
-        return Dmarc(DmarcResult.TEMPERROR, f"{waiting}, aligned", domain, record)
+        return found(DmarcResult.TEMPERROR, f"{waiting}, aligned")
     unsigned = ["no DKIM signature"] if signatures is not None and not signatures else []
-    reason = "; ".join(["nothing aligned passed", *_told(identifiers, ours), *unsigned])
-    return Dmarc(DmarcResult.FAIL, reason, domain, record, published.asked)
+    unasked = [] if spf else ["SPF was not judged"]
+    reason = "; ".join(["nothing aligned passed", *unasked, *_told(identifiers), *unsigned])
+    return found(DmarcResult.FAIL, reason, asked=published.asked)
 
 
-def _identifiers(record: Record, spf: Sequence[Spf], signatures: Sequence[Signature]) -> Iterator[_Identifier]:
-    for checked in spf[:1]:
-        yield _Identifier("SPF", checked.domain, checked.result, record.strict_spf)
-    for signature in signatures:
-        yield _Identifier("DKIM", signature.domain, signature.result, record.strict_dkim)
+def _identifiers(
+    domain: str, record: Record, spf: Sequence[Spf], signatures: Sequence[Signature]
+) -> Iterator[Identifier]:
+    """What can be aligned with the author's domain."""
+    spoken = [("SPF", each.domain, each.result.value, record.strict_spf) for each in spf[:1]]
+    spoken += [("DKIM", each.domain, each.result.value, record.strict_dkim) for each in signatures]
+    for method, by, result, strict in spoken:
+        yield Identifier(method, by, result, strict, aligned(by, domain, strict=strict))
 
 
-def _told(identifiers: Sequence[_Identifier], ours: Sequence[_Identifier]) -> list[str]:
-    told = [f"{each}{'' if each in ours or each.result != 'pass' else ', not aligned'}" for each in identifiers]
+def _told(identifiers: Sequence[Identifier]) -> list[str]:
+    told = [f"{each}{'' if each.aligned or each.result != 'pass' else ', not aligned'}" for each in identifiers]
     if len(told) > _TOLD:
         told[_TOLD:] = [f"{len(told) - _TOLD} more"]
     return told

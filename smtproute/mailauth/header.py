@@ -9,12 +9,12 @@ from threading import Lock
 
 from smtproute.core.message import Field, fields, header_end
 from smtproute.core.settings import Authentication
-from smtproute.mailauth.canonical import relaxed_body, relaxed_field, simple_body, simple_field, without_signature
+from smtproute.mailauth.canonical import relaxed_field, relaxed_slices, simple_field, simple_slices, without_signature
 
 __all__ = ["FORMS", "Header", "message_digest", "opened"]
 
 _FIELD_FORMS = {b"relaxed": relaxed_field, b"simple": simple_field}
-_BODY_FORMS = {b"relaxed": relaxed_body, b"simple": simple_body}
+_BODY_FORMS = {b"relaxed": relaxed_slices, b"simple": simple_slices}
 FORMS = _FIELD_FORMS.keys() & _BODY_FORMS.keys()
 """The canonical forms that there are, by their names in c=."""
 
@@ -70,8 +70,11 @@ class Header:
         """The length of the body in canonical form, and its SHA-256 digest."""
         with self._hashing:
             if form not in self._bodies:
-                body = _BODY_FORMS[form](self.message[self.body :])
-                self._bodies[form] = len(body), sha256(body).digest()
+                length, digest = 0, sha256()
+                for part in _BODY_FORMS[form](self.message, self.body):
+                    length += len(part)
+                    digest.update(part)
+                self._bodies[form] = length, digest.digest()
             return self._bodies[form]
 
 

@@ -30,6 +30,24 @@ _VIA = re.compile(rb"(?i)[ \t]via[ \t].*", re.S)
 _QUOTED_PARAMETER = re.compile(rb'="([A-Za-z0-9._-]+)"')
 _PLAIN_PARAMETER = re.compile(rb"=([A-Za-z0-9._-]+)")
 _APPLE_MAIL = re.compile(rb"Apple Mail \(\d+\.([0-9.]+)\)")
+_APPLE_RELEASES = {
+    b"7.3": (),
+    b"8.2": (),
+    b"9.3": (),
+    b"10.3": (b"3273",),
+    b"11.5": (b"3445.9.1", b"3445.9.5"),
+    b"12.4": (b"3445.104.8", b"3445.104.11", b"3445.104.15", b"3445.104.21"),
+    b"13.4": (b"3608.80.23.2.2", b"3608.120.23.2.1", b"3608.120.23.2.4", b"3608.120.23.2.6", b"3608.120.23.2.7"),
+    b"14.0": (b"3654.40.0.2.32", b"3654.60.0.2.21", b"3654.100.0.2.22", b"3654.120.0.1.13"),
+    b"15.0": (b"3681.0.2.1.2", b"3693.20.0.1.32", b"3693.40.0.1.81", b"3693.60.0.1.1"),
+    b"16.0": (
+        *(b"3696.100.31", b"3696.120.41.1.1", b"3731.200.110.1.12", b"3731.400.51.1.1", b"3731.500.231"),
+        *(b"3731.600.7", b"3731.700.6.1.21", b"3774.400.31", b"3774.600.62", b"3776.700.51", b"3818.100.11.1.3"),
+        *(b"3826.300.87.4.3", b"3826.400.131.1.6", b"3826.500.181.1.5", b"3826.600.51.1.1", b"3826.700.81"),
+        *(b"3864.200.81.1.6", b"3864.400.12"),
+    ),
+}
+"""Of Apple Mail, each with the builds that are met in mail."""
 _LIST = (b"reply-to", b"sender", b"list-", b"cc", b"errors-to", b"mail-followup-to")
 """How the names begin of fields that a list adds."""
 _ORIGINALS = (b"x-original-from", b"original-from", b"reply-to", b"cc", b"x-original-sender")
@@ -182,11 +200,14 @@ def _pieces(at: int, raw: bytes) -> Iterator[_Change]:
 
 
 def _apple(message: bytes) -> Iterator[bytes]:
-    """The comment that Apple Mail puts into Mime-Version, which docker-mailserver's smtp_header_checks remove."""
-    version = _APPLE_MAIL.search(message[:65536])
-    if version is not None:
-        for release in (b"7.3", b"8.2", b"9.3", b"10.3", b"11.5", b"12.4", b"13.4", b"14.0", b"15.0", b"16.0"):
-            yield b"1.0 (Mac OS X Mail " + release + rb" \(" + version[1] + rb"\))"
+    """The comment that Apple Mail puts into Mime-Version, which docker-mailserver's smtp_header_checks remove.
+
+    They remove X-Mailer too, which names the build: without it those that are known are tried.
+    """
+    named = _APPLE_MAIL.search(message[:65536])
+    for release, known in _APPLE_RELEASES.items():
+        for build in known if named is None else (named[1],):
+            yield b"1.0 (Mac OS X Mail " + release + rb" \(" + build + rb"\))"
 
 
 def _reordered(raws: Sequence[bytes], signed: Sequence[Field]) -> Iterator[Trial]:

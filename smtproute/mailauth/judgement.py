@@ -92,30 +92,34 @@ async def examine(
     receiver: str,
     *,
     at: float,
+    explained: bool = False,
 ) -> Findings:
     """Checks what `authentication` wants checked, with one budget of time and look-ups for all of it.
 
-    `receiver` is our host name, `at` when the message came in (seconds since the epoch). What takes CPU runs in
-    `pool`. Whatever comes in and whatever breaks, Findings come out.
+    `receiver` is our host name, `at` when the message came in (seconds since the epoch), `explained` whether a domain
+    is asked what it says to those whom its SPF fails. What takes CPU runs in `pool`. Whatever comes in and whatever breaks, Findings come out.
     """
     lookups = Lookups(lookup, authentication.timeout, authentication.lookups)
+    # What DMARC asks depends on no signature and no record of SPF, so none of these may keep it from its answer.
+    policies = Lookups(lookup, authentication.timeout, dmarc.MOST_QUESTIONS)
     checks = _Checks()
     opening = asyncio.get_running_loop().run_in_executor(pool, opened, message, authentication)
 
     async def signed() -> tuple[Signature, ...]:
-        return await dkim.check(message, lookups, pool, authentication, at, await asyncio.shield(opening))
+        return await dkim.check(message, lookups.share(), pool, authentication, at, await asyncio.shield(opening))
 
     async def sealed() -> Chain:
-        return await arc.evaluate(message, lookups, pool, authentication, await asyncio.shield(opening))
+        return await arc.evaluate(message, lookups.share(), pool, authentication, await asyncio.shield(opening))
+
+    async def sent() -> tuple[Spf, Spf]:
+        return await spf.check(envelope, lookups.share(), pool, receiver, explained=explained)
 
     async with asyncio.TaskGroup() as group:
-        by_spf = group.create_task(
-            checks.guarded("spf", authentication.spf, lambda: spf.check(envelope, lookups, pool, receiver))
-        )
+        by_spf = group.create_task(checks.guarded("spf", authentication.spf, sent))
         by_dkim = group.create_task(checks.guarded("dkim", authentication.dkim, signed))
         by_arc = group.create_task(checks.guarded("arc", authentication.arc, sealed))
         asked = group.create_task(
-            checks.guarded("dmarc", authentication.dmarc, lambda: dmarc.discover(message, lookups, pool))
+            checks.guarded("dmarc", authentication.dmarc, lambda: dmarc.discover(message, policies, pool))
         )
     discovery, of_spf, signatures, chain = asked.result(), by_spf.result(), by_dkim.result(), by_arc.result()
 

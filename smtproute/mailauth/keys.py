@@ -110,7 +110,7 @@ def load(key: DomainKey, *, sealing: bool = False) -> SigningKey:
 
     Reads the file. Raises KeyFault.
     """
-    new = f"make one with: openssl genrsa -out {key.file} 2048"
+    new = f"make one with: smtproute keys new {key.domain}"
     try:
         text = read(key.file)
     except FileNotFoundError:
@@ -221,11 +221,6 @@ class PublicKey:
     def __str__(self) -> str:
         kind = f"{self.key.key_size}-bit RSA key" if isinstance(self.key, RSAPublicKey) else "256-bit Ed25519 key"
         return f"{kind} in testing mode" if self.testing else kind
-
-
-def public(text: bytes) -> RSAPublicKey | Ed25519PublicKey:
-    """The key in a TXT record, fit to verify signatures of mail. Raises RecordFault."""
-    return published(text).key
 
 
 @lru_cache(maxsize=256)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from copy import copy
 from typing import Any, TypeVar
 
 from smtproute.core.lookup import Lookup, Unanswered
 
 __all__ = ["Lookups"]
+
+AT_ONCE = 4
+"""Questions of one check that are under way at once: no message may take the places of all others."""
+TURNS = 10
+"""Parts of the time for all questions: who is waited for has one of them."""
 
 Found = TypeVar("Found")
 
@@ -28,6 +35,17 @@ class Lookups:
         self._answers: dict[tuple[str, ...], tuple[Any, ...] | str] = {}
         """By question; a text is why there is no answer."""
         self._asking: dict[tuple[str, ...], asyncio.Event] = {}
+        self._places: _Places | None = None
+
+    def share(self) -> Lookups:
+        """For one of several checks: the same questions within the same bounds, AT_ONCE of them at once.
+
+        While a question waits for its turn the others get no more than a part of the time: so no number of silent
+        servers keeps one that would answer from being asked.
+        """
+        shared = copy(self)
+        shared._places = _Places(AT_ONCE, self._seconds / TURNS)
+        return shared
 
     async def texts(self, name: str) -> tuple[bytes, ...]:
         return await self._answer(lambda: self._lookup.texts(name), "TXT", name)
@@ -64,9 +82,51 @@ class Lookups:
             return f"{question[1]}: not asked, after {self._most} look-ups for one message"
         asking = self._asking[question] = asyncio.Event()
         try:
-            return await ask()
+            if self._places is None:
+                return await ask()
+            async with self._places.one():
+                return await ask()
         except Unanswered as unanswered:
             return str(unanswered)
+        except TimeoutError:
+            return f"{question[1]}: no answer while other questions of the message waited"
         finally:
             del self._asking[question]
             asking.set()
+
+
+class _Places:
+    """Places for questions. As long as somebody waits for one, nobody keeps his for more than `turn` seconds."""
+
+    def __init__(self, most: int, turn: float) -> None:
+        self._free = asyncio.Semaphore(most)
+        self._turn = turn
+        self._waiting = 0
+        self._held: dict[asyncio.Timeout, float] = {}
+        """When each turn ends, if it has to."""
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Raises TimeoutError where the turn ends first."""
+        self._waiting += 1
+        try:
+            if self._free.locked():
+                self._hurry()
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            ends = asyncio.get_running_loop().time() + self._turn
+            async with asyncio.timeout_at(ends if self._waiting else None) as timeout:
+                self._held[timeout] = ends
+                try:
+                    yield
+                finally:
+                    del self._held[timeout]
+        finally:
+            self._free.release()
+
+    def _hurry(self) -> None:
+        for timeout, ends in self._held.items():
+            if timeout.when() is None:
+                timeout.reschedule(ends)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import contains
+
+import idna
 
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.message import Span, header_end
@@ -15,20 +18,24 @@ __all__ = ["field", "forged", "read", "resinfo"]
 _NAME = b"authentication-results"
 _REST = re.compile(rb"[ \t]*:((?:[^\n]*\n[ \t])*[^\n]*(?:\n|\Z))")
 _OUTSIDE = re.compile(
-    r'(?P<space>\s+)|(?P<open>\()|(?P<end>;)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s(;"\\]+|\\[^\r\n])', re.S
+    r'(?P<open>\()|(?P<end>;)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>(?:[^(;"\\]|\\[^\r\n])+)', re.S
 )
-_COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>[^()\\]+|\\.)", re.S)
+_COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>(?:[^()\\]|\\.)+)", re.S)
+_SPACE = re.compile(r"\s+")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.S)
 _READ_FIELDS = 100
-_READ_OCTETS = 1024
+_READ_OCTETS = 400
 _READ_RESULTS = 8 * 1024
+_LONG_NAME = 64
+"""Characters."""
 
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _DOTTED = r"[A-Za-z0-9!#$%&'*+./=?^_`{|}~-]+"
 _PVALUE = re.compile(rf'(?:(?:{_DOTTED}|"(?:[^"\\]|\\.)*")?@)?{_TOKEN}')
 _NO_KEYWORD = re.compile(r"[^A-Za-z0-9._/-]")
 _UNPRINTABLE = re.compile(r"[^ -~]")
-_COMMENT_MARKS = str.maketrans("()\\", "[]/")
+_COMMENT_MARKS = str.maketrans("()\\;", "[]/,")
+"""What ends a comment, or would look to simple readers as if a result ended there."""
 _QUOTED_MARKS = str.maketrans({'"': '\\"', "\\": "\\\\"})
 _LONGEST = 400
 """Characters of one value or reason that we write: with every one of them escaped a line still has under 998."""
@@ -44,7 +51,7 @@ def forged(message: bytes, authserv_id: str) -> tuple[Span, ...]:
     """
     header = message[: header_end(message)]
     caseless = header.lower()
-    ours = _key(authserv_id)
+    ours = _Name(authserv_id)
     found: list[Span] = []
     read = 0
     at = 0
@@ -92,15 +99,42 @@ def _pvalue(text: str) -> str:
     return text if _PVALUE.fullmatch(text) else f'"{text.translate(_QUOTED_MARKS)}"'
 
 
-def _claims(value: bytes, ours: str) -> bool:
+def _claims(value: bytes, ours: _Name) -> bool:
     """Whether somebody could read `ours` as the authserv-id of a field's value."""
     text = value.decode("utf-8", "replace")
-    (words, *others), ended = _parts(text[:_READ_OCTETS])
-    if not others and (not ended or len(text) >= _READ_OCTETS):
-        return ours in "".join(text.replace("\\", "").lower().split())
+    words, whole = next(_parts(text, _READ_OCTETS))
+    if not whole:
+        return ours.within("".join(text.replace("\\", "").lower().split()))
     # RFC 8601 2.2 lets a version follow; a looser reader joins what folding has torn, or cuts at a slash.
     readings = {words[0], "".join(words), "".join(words[:-1])} if words else set()
-    return any(_key(part) == ours for reading in readings for part in (reading, reading.partition("/")[0]))
+    return any(ours.said(part) for part in {part for each in readings for part in (each, each.partition("/")[0])})
+
+
+class _Name:
+    """Our authserv-id, in the forms in which others may write it."""
+
+    def __init__(self, authserv_id: str) -> None:
+        labels = _key(authserv_id).split(".")
+        self._forms = [(label, _u_label(label)) for label in labels]
+
+    def said(self, name: str) -> bool:
+        """Whether `name` is ours: each label an A-label or a U-label.
+
+        One outside of ASCII that is long is taken for ours, because to find out takes long too.
+        """
+        if not name.isascii():
+            if len(name) > _LONG_NAME:
+                return True
+            try:
+                name = idna.uts46_remap(name, std3_rules=False)
+            except idna.IDNAError:
+                return False
+        labels = name.lower().removesuffix(".").split(".")
+        return len(labels) == len(self._forms) and all(map(contains, self._forms, labels))
+
+    def within(self, text: str) -> bool:
+        """Whether a lower-case text has our name in it."""
+        return any(".".join(form) in text for form in zip(*self._forms, strict=True))
 
 
 def read(text: str) -> tuple[Verdict, ...]:
@@ -108,7 +142,7 @@ def read(text: str) -> tuple[Verdict, ...]:
 
     `text` begins with the authserv-id.
     """
-    parts, _ = _parts(text[:_READ_RESULTS])
+    parts = [words for words, _ in _parts(text, _READ_RESULTS)]
     return tuple(found for part in parts[1:] if (found := _result(part)) is not None)
 
 
@@ -128,13 +162,15 @@ def _result(words: Sequence[str]) -> Verdict | None:
     return Verdict(method.partition("/")[0], result.lower(), tuple(properties))
 
 
-def _parts(text: str) -> tuple[list[list[str]], bool]:
-    """The words between semicolons, without comments and quotes, and whether the text could be read to its end."""
-    parts = [[""]]
+def _parts(text: str, most: int) -> Iterator[tuple[list[str], bool]]:
+    """The words between semicolons, without comments and quotes, and whether they could be read to the semicolon.
+
+    Of `text` no more than `most` characters are read; to the last words belongs whether that was its end.
+    """
+    words = [""]
     depth = at = 0
     while at < len(text):
-        words = parts[-1]
-        token = (_COMMENT if depth else _OUTSIDE).match(text, at)
+        token = (_COMMENT if depth else _OUTSIDE).match(text, at, most)
         if token is None:
             break
         at = token.end()
@@ -144,13 +180,23 @@ def _parts(text: str) -> tuple[list[list[str]], bool]:
                 words.append("")
             case "close":
                 depth -= 1
-            case "space":
-                words.append("")
-            case "quoted" | "plain":
-                words[-1] += _QUOTED_PAIR.sub(r"\1", token[token.lastgroup])
+            case "quoted":
+                words[-1] += _QUOTED_PAIR.sub(r"\1", token["quoted"])
+            case "plain":
+                rest, *others = _SPACE.split(_QUOTED_PAIR.sub(r"\1", token["plain"]))
+                words[-1] += rest
+                words += others
             case "end":
-                parts.append([""])
-    return [[word for word in words if word] for words in parts], at == len(text) and not depth
+                yield [word for word in words if word], True
+                words = [""]
+    yield [word for word in words if word], at == len(text) and not depth
+
+
+def _u_label(label: str) -> str:
+    try:
+        return idna.decode(label)
+    except idna.IDNAError:
+        return label
 
 
 def _key(name: str) -> str:

@@ -28,7 +28,7 @@ from smtproute.core.envelope import Envelope
 from smtproute.core.lookup import Lookup, Unanswered
 from smtproute.core.verdict import Verdict
 
-__all__ = ["Identity", "Spf", "SpfResult", "check", "evaluate", "verdict"]
+__all__ = ["Identity", "Spf", "SpfResult", "check", "evaluate", "fault", "verdict"]
 
 MAX_OCTETS = 32 * 1024
 """Of a record and all that it includes, together; RFC 7208 3.4 wants each to fit into 450."""
@@ -98,7 +98,7 @@ class Spf:
     record: str = ""
     """Of the domain itself."""
     explanation: str = ""
-    """What the domain says to those whom it fails (RFC 7208 6.2), where it says anything."""
+    """What the domain says to those whom it fails (RFC 7208 6.2), where it was asked and says anything."""
 
 
 class _Question(NamedTuple):
@@ -128,6 +128,8 @@ class _Case:
     helo: str
     receiver: str
     identity: Identity
+    explained: bool
+    """Whether somebody wants to know the explanation."""
     terms: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """By domain and record: see `_Query._terms`."""
     expanded: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -138,10 +140,15 @@ class _Case:
         return Spf(self.identity, self.domain, result, reason, self.sender)
 
 
-async def check(envelope: Envelope, lookup: Lookup, pool: Executor, receiver: str) -> tuple[Spf, Spf]:
-    """The MAIL FROM identity, and the HELO identity (RFC 7208 2.3, 2.4). `receiver` is our host name."""
+async def check(
+    envelope: Envelope, lookup: Lookup, pool: Executor, receiver: str, *, explained: bool = False
+) -> tuple[Spf, Spf]:
+    """The MAIL FROM identity, and the HELO identity (RFC 7208 2.3, 2.4). `receiver` is our host name.
+
+    Only if `explained` is what a domain says to those whom it fails looked up.
+    """
     helo, path = _a_labels(envelope.client.helo), envelope.reverse_path
-    ask = partial(evaluate, helo=helo, lookup=lookup, pool=pool, receiver=receiver)
+    ask = partial(evaluate, helo=helo, lookup=lookup, pool=pool, receiver=receiver, explained=explained)
     ip, greeted = envelope.client.ip, f"postmaster@{helo}"
     if path is None:
         of_helo = await ask(ip, helo, greeted, identity=Identity.HELO)
@@ -162,12 +169,13 @@ async def evaluate(
     receiver: str,
     *,
     identity: Identity = Identity.MAIL_FROM,
+    explained: bool = False,
 ) -> Spf:
     """check_host() of RFC 7208 4. Whatever names and records hold, a result comes out.
 
-    Without a local part the sender is postmaster (4.3). What takes CPU runs in `pool`.
+    Only if `explained` is what the domain says to those whom it fails looked up. Without a local part the sender is postmaster (4.3). What takes CPU runs in `pool`.
     """
-    case = _Case(ip.partition("%")[0], domain.removesuffix("."), sender, helo, receiver, identity)
+    case = _Case(ip.partition("%")[0], domain.removesuffix("."), sender, helo, receiver, identity, explained)
     if written_ip(case.ip) is None:
         return case.found(SpfResult.NONE, f"{ip} is no IP address")
     if fault := _unfit(case.domain):
@@ -215,6 +223,19 @@ def verdict(found: Spf) -> Verdict:
         case _:
             assert_never(found.identity)
     return Verdict("spf", found.result.value, ((f"smtp.{found.identity}", value),), found.reason)
+
+
+def fault(term: str, domain: str) -> str:
+    """What is wrong with a single term of the domain's record, whatever DNS says; empty: nothing."""
+    for ip in ("192.0.2.1", "2001:db8::1"):
+        case = _Case(ip, domain, f"postmaster@{domain}", domain, domain, Identity.MAIL_FROM, explained=False)
+        try:
+            _Query(case, {})._terms(f"v=spf1 {term}")
+        except _Missing:
+            continue
+        except (spf.PermError, ValueError) as error:
+            return str(error)
+    return ""
 
 
 def _a_labels(name: str) -> str:
@@ -277,10 +298,11 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
             case SpfResult.TEMPERROR:
                 reason = words.removeprefix("SPF Temporary Error: ")
             case SpfResult.PERMERROR:
-                reason = f"{self.at}: {words.removeprefix('SPF Permanent Error: ')}"
+                words = words.removeprefix("SPF Permanent Error: ").replace("mechnisms", "mechanisms")
+                reason = f"{self.at}: {words}"
             case SpfResult.PASS | SpfResult.FAIL | SpfResult.SOFTFAIL | SpfResult.NEUTRAL:
                 reason = self._match()
-                if result is SpfResult.FAIL and isinstance(words, _Explanation):
+                if self.case.explained and result is SpfResult.FAIL and isinstance(words, _Explanation):
                     explanation = self._explained(words)
             case _:
                 assert_never(result)

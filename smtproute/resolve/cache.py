@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Kept(Generic[Value]):
-    """A value, and when it is asked for again."""
+    """A value, and when it is asked for again; 0: it is not kept at all."""
 
     value: Value
     until: float
@@ -64,6 +64,9 @@ class Cache(Generic[Value]):
         return fetched.value
 
     def _keep(self, name: str, fetched: Kept[Value]) -> None:
+        if not fetched.until:
+            self._kept.pop(name, None)
+            return
         self._kept[name] = fetched
         self._kept.move_to_end(name)
         if len(self._kept) > self._size:

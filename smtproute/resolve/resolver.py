@@ -37,7 +37,8 @@ _STRANGE = 1024
 """Answers of one type that are kept, of those that strangers make us ask for."""
 _HEAVIEST = 128 << 10
 """Octets of memory of one such answer; a hundred long TXT records take a quarter."""
-
+_HEAVY = 16 << 10
+"""Of one that is kept; forty TXT records of ordinary length take less."""
 
 Told = TypeVar("Told", Resolved, Exchanges)
 
@@ -193,8 +194,11 @@ class Resolver:
     async def _ask_records(self, rdtype: dns.rdatatype.RdataType, name: str, _: bool) -> Kept[Known]:
         within = self._patience if self._strange_last_good.spares(name, rdtype) else math.inf
         answer = await self._strange_dns.ask(name, rdtype, within=within)
-        if sum(map(_weight, answer.records)) > _HEAVIEST:
+        weight = sum(map(_weight, answer.records))
+        if weight > _HEAVIEST:
             answer = Answer(Resolution.SERVFAIL, asked=answer.asked, reason="a longer answer than any in use")
+        elif weight > _HEAVY:
+            return Kept(self._strange_last_good.judge(name, rdtype, answer, frozenset()), 0.0)
         known = self._strange_last_good.judge(name, rdtype, answer, _GOOD)
         return Kept(known, known.until, known.spare)
 

@@ -48,7 +48,7 @@ def _event(event: Event, transcripts: bool) -> list[str]:
         case Happening.PLANNED:
             return _planned(facts)
         case Happening.VERDICT:
-            ruled = [f"  {facts['disposition']}: {facts['reason']}"] if facts.get("reason") else []
+            ruled = [f"  disposition {facts['disposition']}: {facts['reason']}"] if facts.get("reason") else []
             first, *others = facts["verdicts"] or ["none"]
             return [first, *(f"  {each}" for each in others), *ruled]
         case Happening.ATTEMPT:
@@ -62,9 +62,10 @@ def _event(event: Event, transcripts: bool) -> list[str]:
             signed = f", signed by {', '.join(signers)}" if signers and not failed else ""
             sealed = f", sealed by {facts['sealed']}" if facts["sealed"] and not failed else ""
             rewritten = f", from <{facts['sender']}>" if facts.get("rewritten") and not failed else ""
+            kept = [f"  the sender is not rewritten: {why}"] if (why := facts.get("unrewritten")) else []
             at = f" at {facts['ip']}" if facts["ip"] != facts["server"] else ""
             where = f"{facts['server']}{at} ({facts['source']}{standby})"
-            return [f"endpoint {facts['endpoint']}: {where}{secured}{rewritten}{signed}{sealed}{failed}", *said]
+            return [f"endpoint {facts['endpoint']}: {where}{secured}{rewritten}{signed}{sealed}{failed}", *kept, *said]
         case Happening.DELIVERED | Happening.DEFERRED | Happening.FAILED | Happening.WITHDRAWN:
             return _outcome(event)
         case Happening.ANSWERED:

@@ -343,6 +343,7 @@ def test_one_key_of_both_signers_signs_once() -> None:
         ("a.example", "x"),
         ("b.example", "x"),
     ]
+    assert both.keys["a.example"][0].file == f"{FOLDER}/a", "of two keys for one record rspamd's"
     (finding,) = signed_twice(signing, (same, other), RSPAMD)
     assert finding.name == "dkim-twice" and "a.example" in finding.what
     assert list(signed_twice(signing, (other,), RSPAMD)) == []

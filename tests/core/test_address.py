@@ -29,6 +29,21 @@ def test_parse(text: str, local: str, key: str) -> None:
     assert (address.local, address.key) == (local, key)
 
 
+@pytest.mark.parametrize("label", ["柔" * 64, "㌀" * 20, "柔" * 63])
+def test_a_label_longer_than_dns_takes(label: str) -> None:
+    """No A-label has more than 63 octets, so what has more characters is not encoded, which would take long."""
+    with pytest.raises(AddressError, match="too long" if len(label) != 63 else "Label too long"):
+        Domain.parse(f"{label}.example")
+
+
+def test_a_name_longer_than_dns_takes() -> None:
+    most = ".".join(["a" * 63] * 3 + ["a" * 61])
+    assert Domain.parse(f"{most}.") == Domain.parse(most)
+    for name in (f"{most}a", ".".join(["柔" * 50] * 6)):
+        with pytest.raises(AddressError, match="too long for a domain name"):
+            Domain.parse(name)
+
+
 @pytest.mark.parametrize(
     "text",
     [

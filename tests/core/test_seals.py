@@ -90,6 +90,18 @@ def test_the_author_may_have_to_be_of_the_senders_domain() -> None:
     assert planned(settings(), author="other.example").key is not None
 
 
+@pytest.mark.parametrize("client", [LOGIN, TRUSTED])
+def test_what_is_no_forward_goes_quietly_without_a_key(client: Client) -> None:
+    made = settings(local=True, authenticated=True)
+    plain = replace(COPY, recipient=COPY.address)
+    quiet = Seal(reason="it is no forward, and there is no sealing key for far.example")
+    assert planned(made, client, copy=plain) == quiet
+    forward = replace(COPY, recipient=Address.parse("name@nokey.example"))
+    assert planned(made, client, copy=forward).wanted
+    assert planned(made, STRANGER, copy=plain).wanted
+    assert planned(settings(seal=True), TRUSTED, copy=plain).wanted, "what others have brought to that client"
+
+
 def test_the_null_sender() -> None:
     assert planned(settings(), sender="").key is not None
     seal = planned(settings(null_sender=False), sender="")

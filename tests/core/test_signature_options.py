@@ -62,13 +62,26 @@ def test_an_author_of_another_domain_than_the_sender() -> None:
 
 
 def test_a_login_of_another_domain_than_the_key() -> None:
-    both = {"here.example": (KEY,), "else.example": (KEY,)}  # one key for two domains: either may use it
-    login = replace(LOGIN, login=Address.parse("bob@else.example"))
-    assert planned(login, keys=both).keys == (KEY,)
-    signatures = planned(login, keys=both, username_mismatch=False)
+    both = {"here.example": (KEY,), "else.example": (KEY,)}  # one key for two domains
+    bob = "bob@else.example"
+    login = replace(LOGIN, login=Address.parse(bob))
+    assert planned(login, author=bob, keys=both).keys == (KEY,)
+    signatures = planned(login, author=bob, keys=both, username_mismatch=False)
     assert (signatures.keys, signatures.wanted) == ((), True)
     assert "bob@else.example" in signatures.reason
     assert planned(LOGIN, keys=both, username_mismatch=False).keys == (KEY,)
+
+
+@pytest.mark.parametrize("author", ["ceo@here.example", "hr@people.here.example"])
+def test_a_login_below_a_domain_does_not_sign_for_all_of_it(author: str) -> None:
+    """That its own domain has the same keys is no reason."""
+    login = replace(LOGIN, login=Address.parse("bob@sales.here.example"))
+    assert planned(login, author="bob@sales.here.example", parents=True).keys == (KEY,)
+    signatures = planned(login, author=author, parents=True)
+    assert (signatures.keys, signatures.wanted) == ((), True)
+    assert signatures.reason.startswith(f"bob@sales.here.example may not sign as {author}: ")
+    both = {"here.example": (KEY,), "sales.here.example": (KEY,)}
+    assert planned(login, author=author, keys=both).keys == ()
 
 
 def test_a_parent_signs_for_its_children() -> None:

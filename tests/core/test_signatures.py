@@ -12,7 +12,7 @@ from smtproute.core.aliases import Aliases
 from smtproute.core.author import Author
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.settings import Accounts, Dkim, DomainKey, Role, Settings
-from smtproute.core.signatures import Signatures, plan_signatures, unsigned
+from smtproute.core.signatures import Signatures, bounce_signatures, plan_signatures, unsigned
 from tests.core.routing import aliases
 
 STRANGER = Client("192.0.2.1", 4711, "mx", Role.INBOUND, False)
@@ -102,3 +102,14 @@ def test_a_subdomain_is_signed_for_by_its_parent() -> None:
     own = settings(parents=True, keys={**KEYS, "sub.here.example": (key("sub.here.example"),)})
     assert not planned(LOGIN, "x@sub.here.example", made=own).keys, "that domain signs with a key of its own"
     assert not planned(below, "x@here.example", made=own).keys
+
+
+def test_a_bounce_of_ours_is_signed_by_the_nearest_domain_above_the_host_name() -> None:
+    assert bounce_signatures(settings()) == Signatures(BOTH, wanted=True)
+    off = settings(local=False, null_sender=False, author_mismatch=False)
+    assert bounce_signatures(off).keys == BOTH
+    own = (key("mail.here.example"),)
+    assert bounce_signatures(settings(keys={**KEYS, "mail.here.example": own})).keys == own
+    others = bounce_signatures(settings(keys={"other.example": KEYS["other.example"]}))
+    assert (others.keys, others.wanted) == ((), True) and "mail.here.example, nor" in others.reason
+    assert bounce_signatures(settings(keys={})) == Signatures(reason="no signing key is configured ([dkim.keys])")

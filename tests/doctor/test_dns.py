@@ -162,9 +162,9 @@ OURS = f"ip4:{V4} ip6:{V6}"
 MENDED = {
     "spf-missing": f"v=spf1 {OURS} ~all",
     "spf-two-records": f"v=spf1 ip4:{V4} include:other.example ip6:{V6} ~all",
-    "spf-syntax": f"v=spf1 {OURS} ~all",
+    "spf-syntax": f"v=spf1 {OURS} -all",
     "spf-lookups": f"v=spf1 {OURS} a:h0.example.org",
-    "spf-void-lookups": "",
+    "spf-void-lookups": f"v=spf1 {OURS} -all",
     "spf-not-covered": f"v=spf1 {OURS} include:other.example -all",
     "spf-pass-all": f"v=spf1 {OURS} ~all",
 }
@@ -172,7 +172,7 @@ MENDED = {
 
 def published(line: str) -> tuple[str, str]:
     """Name and text of a TXT record in the form of a zone file, as a name server reads it."""
-    name, _, text = line.partition(". IN TXT ")
+    name, _, text = line.partition("\n")[0].partition(". IN TXT ")
     return name, b"".join(dns.rdata.from_text("IN", "TXT", text).strings).decode()
 
 
@@ -189,12 +189,98 @@ async def test_spf(name: str, domain: str, tmp_path: Path) -> None:
         assert (finding.name, finding.where) == (name, domain)
         grave = name not in ("spf-missing", "spf-pass-all") or (name == "spf-missing" and domain == "fwd.example.org")
         assert finding.severity == ("error" if grave else "warning")
-        if MENDED[name]:
-            where, text = published(finding.instead)
-            assert where == domain and text.startswith(MENDED[name])
-            # What is advised mends it.
-            served.set(domain, "TXT", [text])
-            assert [each.name for each in await house.findings()] in ([], ["spf-lookups"])
+        where, text = published(finding.instead)
+        assert where == domain and text.startswith(MENDED[name])
+        # What is advised mends it.
+        served.set(domain, "TXT", [text])
+        assert [each.name for each in await house.findings()] in ([], ["spf-lookups-near"])
+
+
+INCLUDING = [f"include:i{n}.example" for n in range(9)]
+BIG = "v=spf1 " + " ".join(INCLUDING) + " ~all"
+
+
+@pytest.mark.parametrize(
+    ("terms", "name", "says", "mended", "without"),
+    [
+        (" ".join(INCLUDING[:8]), "", "", "", ""),
+        (" ".join(INCLUDING), "spf-lookups-near", "takes 9 of the 10 look-ups", "", ""),
+        (
+            "include:big.example",
+            "spf-lookups-near",
+            "10 of the 10 look-ups that it may (include:big.example 10)",
+            "",
+            "",
+        ),
+        (
+            "mx include:big.example",
+            "spf-lookups",
+            "takes 11 look-ups (mx 1, include:big.example 10)",
+            "include:big.example -all",
+            "(without mx: ",
+        ),
+        (
+            "redirect=big.example include:i0.example include:many.example",
+            "spf-lookups",
+            "takes 24 look-ups (include:i0.example 1, include:many.example 13, redirect=big.example 10)",
+            "redirect=big.example -all",
+            "",
+        ),
+        (
+            "include:endless.example",
+            "spf-lookups",
+            "more than 10 look-ups",
+            "-all",
+            "(without include:endless.example: ",
+        ),
+        (
+            "a:no1.example.org include:void.example a:no2.example.org",
+            "spf-void-lookups",
+            "These are a:no1.example.org, mx:gone.example and a:no2.example.org",
+            "include:void.example -all",
+            "(without a:no1.example.org and a:no2.example.org: ",
+        ),
+        (
+            "include:i1.example include:above.example",
+            "spf-syntax",
+            "broken.example: ",
+            "include:i1.example -all",
+            "(without include:above.example: until the record of broken.example is mended by who publishes it)",
+        ),
+        (
+            "include:i1.example include:nobody.example",
+            "spf-syntax",
+            "No valid SPF record for included domain: nobody.example",
+            "include:i1.example -all",
+            "(without include:nobody.example: ",
+        ),
+    ],
+)
+async def test_what_an_spf_record_costs(
+    terms: str, name: str, says: str, mended: str, without: str, tmp_path: Path
+) -> None:
+    """Counted to its end, term by term; what is advised takes out as little as may be."""
+    async with zone() as served:
+        house = House(tmp_path, served)
+        for n in range(12):
+            served.set(f"i{n}.example", "TXT", ["v=spf1 ip4:192.175.48.8 ~all"])
+        served.set("big.example", "TXT", [BIG])
+        served.set("many.example", "TXT", ["v=spf1 " + " ".join(f"include:i{n}.example" for n in range(12))])
+        served.set("endless.example", "TXT", ["v=spf1 include:endless2.example"])
+        served.set("endless2.example", "TXT", ["v=spf1 include:endless.example"])
+        served.set("void.example", "TXT", ["v=spf1 mx:gone.example -all"])
+        served.set("above.example", "TXT", ["v=spf1 include:broken.example -all"])
+        served.set("broken.example", "TXT", ["v=spf1 ipv4:192.175.48.8 -all"])
+        end = "" if "redirect" in terms else " -all"
+        served.set(DOMAIN, "TXT", [f"v=spf1 {OURS} {terms}{end}"])
+        found = await house.findings()
+        assert [each.name for each in found] == ([name] if name else [])
+        for finding in found:
+            assert finding.severity == "warning" and says in finding.what
+            if mended:
+                _, text = published(finding.instead)
+                assert text == f"v=spf1 {OURS} {mended.removesuffix(' -all') if not end else mended}"
+                assert without in finding.instead
 
 
 async def test_spf_is_no_error_where_mail_leaves_by_another_server(tmp_path: Path) -> None:
@@ -278,7 +364,19 @@ async def test_dkim_that_is_weak_or_on_trial(bits: int, testing: bool, name: str
             ["v=DMARC1; p=rejct; rua=mailto:a@b.example"],
             "dmarc-syntax",
             "p=rejct is no value of it: reject?",
-            "v=DMARC1;",
+            "v=DMARC1; p=reject; rua=",
+        ),
+        (
+            ["v=DMARC1; p=rejct; adkim=x"],
+            "dmarc-syntax",
+            "p=rejct is no value of it: reject?; adkim=x is no value",
+            "v=DMARC1; p=reject; rua=",
+        ),
+        (
+            ["v=DMARC1; p=none; sp=quarantain; adkim=strict; rua=mailto:a@b.example"],
+            "dmarc-syntax",
+            "adkim=strict is no value of it: s?",
+            "v=DMARC1; p=none; adkim=s; sp=quarantine; rua=",
         ),
         (["v=DMARC1; p=reject; pct=150"], "dmarc-syntax", "pct=150", "v=DMARC1; p=reject; rua="),
         (["v=DMARC1; p=reject; p=none"], "dmarc-syntax", "p= is there twice", "v=DMARC1; p=reject; rua="),
@@ -311,7 +409,9 @@ async def test_dmarc_of_the_organisation_is_enough(tmp_path: Path) -> None:
     async with zone() as served:
         house = House(tmp_path, served)
         answers = await house.answers()
-        below = replace(answers.questions, domains=("sub.example.org",), signers={}, keys=(), inbound=False)
+        below = replace(
+            answers.questions, domains=("sub.example.org",), signers={}, keys=(), inbound=False, sending=False
+        )
         served.set("sub.example.org", "TXT", [f"v=spf1 ip4:{V4} ip6:{V6} -all"])
         assert examine(house.snapshot, answers=await house.answers(below)) == []
         served.remove(DMARC)
@@ -340,14 +440,55 @@ async def test_what_we_sign_with_aligns(text: str, signer: str, severity: str, t
 
 
 @pytest.mark.parametrize(
+    ("text", "domain", "sending", "warned"),
+    [
+        ("v=DMARC1; p=reject", DOMAIN, True, True),
+        ("v=DMARC1; p=quarantine; sp=none", DOMAIN, True, True),
+        ("v=DMARC1; p=reject", DOMAIN, False, False),
+        ("v=DMARC1; p=none; rua=mailto:a@b.example", DOMAIN, True, False),
+        ("v=DMARC1; p=reject", "sub.example.org", True, True),
+        ("v=DMARC1; p=reject; sp=none", "sub.example.org", True, False),
+    ],
+)
+async def test_a_policy_that_hangs_on_spf_alone(
+    text: str, domain: str, sending: bool, warned: bool, tmp_path: Path
+) -> None:
+    async with zone() as served:
+        house = House(tmp_path, served)
+        served.set(DMARC, "TXT", [text])
+        served.set("sub.example.org", "TXT", [f"v=spf1 {OURS} -all"])
+        asked = (await house.answers()).questions
+        assert asked.sending
+        asked = replace(asked, domains=(domain,), signers={}, inbound=False, sending=sending)
+        found = examine(house.snapshot, answers=await house.answers(asked))
+        where = f"_dmarc.{domain}"
+        assert [(each.severity, each.name, each.where) for each in found] == (
+            [("warning", "dmarc-unsigned", where)] if warned else []
+        )
+        assert not warned or f"smtproute keys new {domain}" in found[0].instead
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({(DOMAIN, "MX"): []}, [("error", "mx-missing", DOMAIN)]),
         ({(DOMAIN, "MX"): [], (DOMAIN, "A"): [V4]}, [("warning", "mx-missing", DOMAIN)]),
         ({(DOMAIN, "MX"): ["0 ."]}, [("error", "mx-null", DOMAIN)]),
-        ({(DOMAIN, "MX"): ["10 mx.else.example"]}, [("warning", "mx-elsewhere", DOMAIN)]),
+        ({(DOMAIN, "MX"): ["10 mx.else.example"]}, [("error", "mx-without-address", DOMAIN)]),
+        (
+            {(DOMAIN, "MX"): ["10 mx.else.example"], ("mx.else.example", "A"): ["192.175.48.9"]},
+            [("warning", "mx-elsewhere", DOMAIN)],
+        ),
         ({(DOMAIN, "MX"): ["10 mx.else.example"], ("mx.else.example", "A"): [V4]}, []),
-        ({(DOMAIN, "MX"): ["10 mx.else.example", f"20 {HOST}"]}, []),
+        (
+            {(DOMAIN, "MX"): ["10 mx.else.example", f"20 {HOST}"], ("mx.else.example", "A"): ["192.175.48.9"]},
+            [],
+        ),
+        ({(DOMAIN, "MX"): [f"10 {HOST}", "20 gone.example"]}, [("warning", "mx-without-address", DOMAIN)]),
+        (
+            {(DOMAIN, "MX"): [f"10 {HOST}", "20 gone.example"], ("gone.example", "ANY"): Fault.SERVFAIL},
+            [("warning", "dns-unanswered", "gone.example")],
+        ),
         ({(DOMAIN, "MX"): [f"10 {V4}"]}, [("error", "mx-address", DOMAIN)]),
         ({(DOMAIN, "MX"): ["10 alias.example"], ("alias.example", "CNAME"): [HOST]}, [("warning", "mx-alias", DOMAIN)]),
         ({(REVERSE, "PTR"): []}, [("error", "ptr-missing", REVERSE)]),
@@ -373,9 +514,11 @@ async def test_hosts(changes: Changes, expected: list[tuple[str, str, str]], tmp
         found = await house.findings()
         assert sorted((str(each.severity), each.name, each.where) for each in found) == sorted(expected)
         for each in found:
-            kind = {"mx": " IN MX 10 mail.example.org.", "ptr": " IN PTR mail.example.org."}.get(
+            kind = {"mx": " IN MX 10 mail.example.org.", "ptr": f"{REVERSE}. IN PTR mail.example.org."}.get(
                 each.name.split("-")[0]
             )
+            if (each.severity, each.name) == ("warning", "mx-without-address"):
+                kind = "gone.example. IN A "
             assert kind is None or kind in each.instead
 
 

@@ -213,7 +213,7 @@ async def test_quarantine(lab: Lab) -> None:
     assert held.facts == {"address": "me@far.example", "rule": f"DMARC: {why}"}
     trace = "\n".join(render(await lab.trace(relay, message)))
     assert f" held      me@far.example by DMARC: {why}, until the operator releases it\n" in trace
-    assert f"  quarantine: {why}" in trace
+    assert f"  disposition quarantine: {why}" in trace
 
     await relay.spool.change(Change.RELEASE, [message], lab.world.clock.now())
     await lab.journal.finished(message, 3)

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
+import smtplib
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import dkim
 import pytest
 
 from smtproute.core.event import Happening
+from smtproute.core.message import fields
+from smtproute.mailauth.keys import PublicKey, SigningKey
+from smtproute.testing.clock import TurnedClock
+from smtproute.testing.upstream import Received, Upstream, on
+from smtproute.world import World
 from tests.e2e.conftest import DMS, LETTER, Lab
+from tests.e2e.test_cli import serving
 from tests.mailauth.arc_peers import by_perl
 
 FORWARD = """
@@ -24,6 +38,44 @@ FORWARD = """
     selector = "mail"
     file = "{key}"
 """
+
+SEVERAL = """
+    [aliases]
+    tables = ["aliases"]
+    [listener.mx]
+    bind = "127.0.0.1:0"
+    role = "inbound"
+    [listener.app]
+    bind = "127.0.0.1:0"
+    seal = true
+    [queue]
+    retry = ["60s"]
+    [endpoint.a]
+    servers = ["mx.far.example:{a}"]
+    [endpoint.b]
+    servers = ["mx.far.example:{b}"]
+    [[route]]
+    match = "regex:.*@far[1-3].example"
+    endpoint = "a"
+    [[route]]
+    match = "regex:.*@far[4-6].example"
+    endpoint = "b"
+    [arc]
+    sign = "example.org"
+    [[arc.keys."example.org"]]
+    selector = "{0}"
+    file = "{0}-example.org.pem"
+    [[arc.keys."example.org"]]
+    selector = "{1}"
+    file = "{1}-example.org.pem"
+    [[dkim.keys."example.org"]]
+    selector = "{0}"
+    file = "{0}-example.org.pem"
+"""
+BEFORE, AFTER = ("mail", "next"), ("next", "mail")
+"""The selectors before and after a rotation; the first of them seals and signs."""
+FAR = [f"{name}@far{number}.example" for number in range(1, 7) for name in ("x", "y")]
+"""Two recipients in each of six domains, three for each of two endpoints."""
 
 TEXT = b"A line of text, with  spaces \t and .dots.\r\n..\r\n"
 EIGHT_BIT = b"Zur\xc3\xbcck \xff\xfe\x80 ohne Ende\r\n"
@@ -130,3 +182,138 @@ async def test_a_folder_without_a_key_for_a_domain_starts_and_says_so(lab: Lab) 
     assert b"ARC-Seal" not in far.received[1].content
     assert Happening.UNSEALED not in {event.what for event in await lab.trace(relay, sealed)}
     assert Happening.UNSEALED in {event.what for event in await lab.trace(relay, unsealed)}
+
+
+Using = list[tuple[str, threading.Thread]]
+
+
+@pytest.fixture
+def using(monkeypatch: pytest.MonkeyPatch) -> Using:
+    """Each use of a key, private (`sign`) or public (`made`), and the thread that it was in."""
+    uses: Using = []
+
+    def watched(name: str, use: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            uses.append((name, threading.current_thread()))
+            return use(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(SigningKey, "sign", watched("sign", SigningKey.sign))
+    monkeypatch.setattr(PublicKey, "made", watched("made", PublicKey.made))
+    return uses
+
+
+async def several(lab: Lab, *deferred: str) -> tuple[Upstream, Upstream]:
+    """The upstreams of SEVERAL, of which the first defers these recipients once; the aliases and the keys."""
+    script = [on("RCPT", "450 4.2.0 later", match=each, times=1) for each in deferred]
+    lab.write("aliases", f"all@example.org {', '.join(FAR)}\nname@example.org {FAR[0]}\n")
+    for selector in BEFORE:
+        lab.key(selector=selector)
+    return await lab.upstream("mx.far.example", script), await lab.upstream("mx.far.example")
+
+
+def ours(first: Upstream, second: Upstream, selectors: tuple[str, str] = BEFORE) -> str:
+    return SEVERAL.format(*selectors, a=first.port, b=second.port)
+
+
+def selector(content: bytes, name: bytes = b"arc-seal") -> str:
+    """That of the topmost field of this name."""
+    field = next(each for each in fields(content) if each.name == name)
+    return dkim.util.parse_tag_value(field.value(content))[b"s"].decode()
+
+
+async def test_recipients_with_one_seal_domain_share_one_seal(lab: Lab, using: Using) -> None:
+    """Two RSA signatures are one seal; what is tried again takes none."""
+    clock = TurnedClock()  # a seal of the future is believed by nobody
+    lab.world = World(clock=clock)
+    far = await several(lab, FAR[0], FAR[3])
+    relay = await lab.started(ours(*far))
+    message = await lab.accepted(relay, "all@example.org")
+    await lab.ended(message, len(FAR))
+    assert [name for name, _ in using] == ["sign"] * 2
+    assert len(lab.journal.of(Happening.DEFERRED, message)) == 2
+    await clock.advance(60)
+    await lab.journal.finished(message, len(FAR))
+    copies = [each.content for upstream in far for each in upstream.received]
+    assert sorted(to for upstream in far for each in upstream.received for to in each.recipients) == sorted(FAR)
+    assert len(copies) >= 3 and len(set(copies)) == 1
+    assert dkim.arc_verify(copies[0], dnsfunc=lab.txt)[0] == b"pass"
+    assert [name for name, _ in using] == ["sign"] * 2
+
+
+async def test_copies_of_a_message_share_its_signatures(lab: Lab, using: Using) -> None:
+    far = await several(lab)
+    relay = await lab.started(ours(*far))
+    content = LETTER.replace(b"friend@else.example", b"anna@example.org")
+    await lab.delivered(relay, *FAR, listener="app", content=content, sender="anna@example.org")
+    assert all(upstream.received for upstream in far)
+    (copy,) = {each.content for upstream in far for each in upstream.received}
+    assert dkim.verify(copy, dnsfunc=lab.txt) and dkim.arc_verify(copy, dnsfunc=lab.txt)[0] == b"pass"
+    assert [name for name, _ in using] == ["sign"] * 3
+
+
+async def test_keys_are_used_off_the_loop(lab: Lab, using: Using) -> None:
+    """To sign, to seal, and to verify what comes back."""
+    far = await several(lab)
+    relay = await lab.started(ours(*far))
+    content = LETTER.replace(b"friend@else.example", b"anna@example.org")
+    await lab.delivered(relay, FAR[0], listener="app", content=content, sender="anna@example.org")
+    await lab.delivered(relay, "all@example.org", listener="mx", content=far[0].received[0].content)
+    assert {name for name, _ in using} == {"sign", "made"}
+    assert [name for name, _ in using].count("made") == 3
+    assert threading.current_thread() not in {thread for _, thread in using}
+
+
+async def test_a_retry_after_a_reload_is_sealed_with_the_key_of_then(lab: Lab) -> None:
+    clock = TurnedClock()  # a seal of the future is believed by nobody
+    lab.world = World(clock=clock)
+    far = await several(lab, FAR[0])
+    relay = await lab.started(ours(*far))
+    message = await lab.accepted(relay, "name@example.org", "all@example.org")
+    await lab.ended(message, len(FAR))
+    lab.config(ours(*far, AFTER))
+    await relay.reload()
+    await clock.advance(60)
+    await lab.journal.finished(message, len(FAR))
+    assert [selector(far[0].received[at].content) for at in (0, -1)] == ["mail", "next"]
+    assert dkim.arc_verify(far[0].received[-1].content, dnsfunc=lab.txt)[0] == b"pass"
+
+
+async def test_keys_are_rotated_by_sighup(lab: Lab) -> None:
+    far = await several(lab)
+    file = lab.config(ours(*far))
+    came: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def forwarded(message: Received) -> None:
+        came.put_nowait(message.content)
+
+    far[0].on_message = forwarded
+
+    def hand_over(address: tuple[str, int], sender: str, recipient: str) -> None:
+        with smtplib.SMTP(*address, timeout=20) as client:
+            client.sendmail(sender, [recipient], LETTER.replace(b"friend@else.example", sender.encode()))
+
+    with serving(file) as (process, _):
+        ports = json.loads(file.with_suffix(".ready").read_text())["listeners"]
+        mx, app = (("127.0.0.1", ports[name]["port"]) for name in ("mx", "app"))
+
+        async def sent() -> tuple[str, str]:
+            """The selectors that a forward is sealed and a submission signed with."""
+            await asyncio.to_thread(hand_over, mx, "friend@else.example", "name@example.org")
+            forward = await came.get()
+            await asyncio.to_thread(hand_over, app, "anna@example.org", FAR[0])
+            submission = await came.get()
+            for each in (forward, submission):
+                assert dkim.arc_verify(each, dnsfunc=lab.txt)[0] == b"pass"
+            assert dkim.verify(submission, dnsfunc=lab.txt)
+            return selector(forward), selector(submission, b"dkim-signature")
+
+        assert await sent() == ("mail", "mail")
+        lab.config(ours(*far, AFTER))
+        process.send_signal(signal.SIGHUP)
+        for _ in range(100):
+            if await sent() == ("next", "next"):
+                break
+        else:
+            pytest.fail("the reload took no effect")

@@ -13,11 +13,11 @@ from smtproute.config.load import load as read
 from smtproute.core.address import Address, Domain
 from smtproute.core.event import Happening
 from smtproute.core.settings import Srs
-from smtproute.core.srs import original
+from smtproute.core.srs import original, rewritten
 from smtproute.spool.queue import Change
 from smtproute.testing.upstream import Received, Upstream, on
 from smtproute.trace.text import render
-from tests.e2e.conftest import SENDER, Lab
+from tests.e2e.conftest import SENDER, Client, Lab
 from tests.e2e.test_cli import run
 from tests.e2e.test_docker_mailserver import environment, folder
 
@@ -108,8 +108,8 @@ async def test_a_bounce_comes_back_to_the_original_sender(lab: Lab) -> None:
         assert str(entry.delivery.recipient) == written
         (planned,) = lab.journal.of(Happening.PLANNED, message)
         assert planned.facts["steps"][0][0] == "srs"
-    assert await made.code(received.reverse_path.replace("=friend@", "=victim@")) == 554
-    assert await made.code("SRS0=abcd=TT=else.example=friend@srs.example.org") == 554
+    assert await made.code(received.reverse_path.replace("=friend@", "=victim@")) == 550
+    assert await made.code("SRS0=abcd=TT=else.example=friend@srs.example.org") == 550
 
 
 async def test_a_bounce_that_comes_too_late_is_refused(lab: Lab) -> None:
@@ -118,7 +118,7 @@ async def test_a_bounce_that_comes_too_late_is_refused(lab: Lab) -> None:
     (received,) = await made.forwarded("out@example.org", listener="mx")
     assert await made.code(received.reverse_path) == 250
     await clock.advance(22 * 86400.0)
-    assert await made.code(received.reverse_path) == 554
+    assert await made.code(received.reverse_path) == 550
 
 
 async def test_two_copies_of_one_message_for_one_endpoint_each_with_its_own_sender(lab: Lab) -> None:
@@ -127,6 +127,16 @@ async def test_two_copies_of_one_message_for_one_endpoint_each_with_its_own_send
     senders = {each.recipients: each.reverse_path for each in received}
     assert senders[("direct@far.example",)] == SENDER
     assert made.turned_back(senders[("me@far.example",)]) == SENDER != senders[("me@far.example",)]
+
+
+async def test_a_sender_that_cannot_be_rewritten_is_told(lab: Lab) -> None:
+    made = await house(lab)
+    (received,) = await made.forwarded("out@example.org", sender="SRS1=nonsense@else.example", listener="mx")
+    assert received.reverse_path == "SRS1=nonsense@else.example"
+    (attempt,) = lab.journal.of(Happening.ATTEMPT)
+    why = "SRS1=nonsense@else.example begins as an SRS1 address, and is none"
+    assert attempt.facts["unrewritten"] == why
+    assert f"the sender is not rewritten: {why}" in render([attempt])[2]
 
 
 @pytest.mark.parametrize("sender", ["name@example.org", None, "SRS0=abcd=TT=x.example=y@srs.example.org"])
@@ -319,7 +329,7 @@ async def test_explain_shows_the_sender_as_it_leaves_and_why(lab: Lab) -> None:
     secret = lab.folder / "state" / "srs.secret"
     said = await asyncio.to_thread(explained, "out@example.org", "--from", SENDER)
     assert "     sender rewritten by SRS: SRS0=HASH=TT=else.example=friend@srs.example.org (it is a forward" in said
-    assert "the secret, which serve makes first" in said and not secret.exists()
+    assert "the secret makes: it is not there yet" in said and not secret.exists()
     said = await asyncio.to_thread(explained, "out@example.org", "--from", "name@example.org")
     assert "     sender left: example.org is a local domain\n" in said
     async with lab.relay(file) as relay:
@@ -339,3 +349,19 @@ async def test_explain_shows_the_sender_as_it_leaves_and_why(lab: Lab) -> None:
     }
     listing = await asyncio.to_thread(explained, "--all", "--from", SENDER)
     assert "endpoint far for me@far.example (sender rewritten" in listing
+
+
+async def test_vrfy_and_expn_tell_no_stranger_an_address_that_he_could_send_to(lab: Lab) -> None:
+    """Whoever has one with a right hash relays through us to the address in it."""
+    config = CONFIG.replace('role = "inbound"', 'role = "inbound"\n    debug = true').replace("*@far.", "*@other.")
+    made = await house(lab, config=config, postfix_relaymap="@srs.example.org [mx.far.example]:25\n")
+    client = await Client.connect(made.relay.addresses["mx"])
+    await client.say("EHLO x")
+    await client.say(f"MAIL FROM:<{SENDER}>")
+    valid = rewritten(made.relay.snapshot().settings.srs, Address.parse(SENDER), lab.world.clock.now())
+    assert valid != rewritten(Srs(valid.domain), Address.parse(SENDER), 0.0)
+    for said in (await client.say("EXPN out@example.org"), await client.say("VRFY name@example.org")):
+        assert "SRS0=HASH=TT=else.example=friend@srs.example.org (it is a forward" in said
+        assert "not for strangers" in said and "relay [mx.far.example]:25" in said
+        assert valid.local[:9] not in said
+    assert (await client.say(f"RCPT TO:<{valid}>")).startswith("250 ")

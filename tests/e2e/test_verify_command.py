@@ -262,9 +262,20 @@ async def test_the_envelope_of_the_options_and_of_the_message(world: Lab) -> Non
 async def test_without_a_client_there_is_no_spf(world: Lab) -> None:
     done = await verify(world, LETTER)
     assert "client     not known" in done.text
-    assert "spf        not judged the client's address is not known" in done.text
-    assert "remote-ip" not in done.text and "dmarc      fail " in done.text
+    assert "spf        not judged the client's address is not known: give --client-ip\n" in done.text
+    assert "remote-ip" not in done.text
     assert done.status == 1
+    lines = done.lines[done.lines.index("dmarc      fail, as far as DKIM goes") + 1 :]
+    said = " ".join(line.strip() for line in lines[:4])
+    assert said.startswith(
+        "sender.example nothing aligned passed; SPF was not judged; no DKIM signature (the client's address is not"
+        " known: give --client-ip)"
+    )
+    assert "dmarc=fail (p=reject; policy is observe; nothing aligned passed; SPF was not judged;" in " ".join(
+        done.text.split()
+    ) or "SPF was not judged" in done.text.partition("what the relay would write")[2]
+    done = await verify(world, signed(LETTER, key(world, "sender.example"), world))
+    assert "dmarc      pass       sender.example\n" in done.text and done.status == 0
 
 
 @pytest.mark.parametrize(

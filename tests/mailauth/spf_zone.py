@@ -58,5 +58,14 @@ def evaluated(
     """What `spf.evaluate` says, in a loop and a pool of its own."""
     lookup = names if isinstance(names, ZoneLookup) else ZoneLookup(names)
     with ThreadPoolExecutor(1) as pool:
-        asked = spf.evaluate(ip, domain or sender.rpartition("@")[2], sender, helo, lookup, pool, "receiver.example")
+        asked = spf.evaluate(
+            ip,
+            domain or sender.rpartition("@")[2],
+            sender,
+            helo,
+            lookup,
+            pool,
+            "receiver.example",
+            explained=True,
+        )
         return asyncio.run(asked)

@@ -8,6 +8,7 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
+import dkim
 import pytest
 from arc_peers import HEADER, ZoneTxt, by_dkimpy, judged, message, private, sealed, signing_key, zone
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -212,6 +213,49 @@ def test_what_is_put_after_l_is_not_accepted() -> None:
     )
     assert by_dkimpy(raw) == "pass success"
     assert judged(raw).status is FAIL
+
+
+CHANGED = ONCE.replace(b"two lines", b"three lines")
+NO_SPACE, FOLDED = AMS.replace(" i=1;", "i=1;"), AMS.replace(" i=1;", "\r\n\ti=1;")
+
+
+@pytest.mark.parametrize(
+    ("raw", "theirs", "status", "why"),
+    [
+        pytest.param(handmade(ams=AMS.replace("t=1;", f"t={'9' * 5000};")), ValueError, FAIL, "t= is no", id="5000"),
+        pytest.param(handmade(ams=NO_SPACE), IndexError, PASS, "", id="i= without a space"),
+        pytest.param(handmade(ams=FOLDED), IndexError, PASS, "", id="i= after a tab"),
+        pytest.param(
+            ONCE.replace(b"ARC-Seal: ", b"ARC-Seal:\r\ni=1; "),
+            dkim.MessageFormatError,
+            FAIL,
+            "malformed header section",
+            id="i= at the start of a line",
+        ),
+        pytest.param(
+            b"a line without a colon\r\n" + ONCE, dkim.MessageFormatError, FAIL, "malformed header", id="no colon"
+        ),
+        pytest.param(sealed(CHANGED), None, FAIL, "ARC-Seal 2 says cv=fail", id="ends in cv=fail"),
+        # Both say the same, but see test_no_input_is_quadratic.
+        pytest.param(sealed(message(b" " * 1000 + b"x\r\n")), b"pass", PASS, "", id="spaces"),
+    ],
+)
+def test_where_dkimpy_as_it_comes_dies_or_says_nothing(
+    raw: bytes, theirs: bytes | type[Exception] | None, status: arc.ChainStatus, why: str
+) -> None:
+    """`theirs` is its status, or what escapes from it."""
+
+    def look_up(name: bytes, timeout: int) -> bytes:
+        return zone()[name.decode().rstrip(".")].encode()
+
+    if isinstance(theirs, type):
+        with pytest.raises(theirs):
+            dkim.arc_verify(raw, dnsfunc=look_up)
+    else:
+        assert dkim.arc_verify(raw, dnsfunc=look_up)[0] == theirs
+    chain = judged(raw)
+    assert chain.status is status
+    assert why in chain.reason
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from smtproute.core.address import Domain
 from smtproute.core.settings import DomainKey
-from smtproute.mailauth.keys import KeyFault, load, public, record
+from smtproute.mailauth.keys import KeyFault, load, published, record
 
 PKCS1, PKCS8, OPENSSH = PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8, PrivateFormat.OpenSSH
 NO = NoEncryption()
@@ -41,7 +41,7 @@ def test_what_can_be_read(tmp_path: Path, form: PrivateFormat, newline: bytes) -
 def test_the_record_holds_the_public_half() -> None:
     text = record(signing_key())
     assert text.startswith("v=DKIM1; k=rsa; p=MII")
-    assert public(text.encode()).public_numbers() == private().public_key().public_numbers()
+    assert published(text.encode()).key.public_numbers() == private().public_key().public_numbers()
 
 
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -65,7 +65,7 @@ HALYpICqGDbpIejGDJJG0aj3H4tZnwHPAiEAiPnAvVDwAhOZ3ZfChEv5Ys2wHS+2
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "the file is empty; make one with: openssl genrsa"),
+        (b"", "the file is empty; make one with: smtproute keys new example.org"),
         (b" \n\n", "the file is empty"),
         (b"MIIEow==\n", "this is no PEM file; convert it"),
         (private().private_bytes(Encoding.DER, PKCS1, NO), "this is no PEM file; convert it"),

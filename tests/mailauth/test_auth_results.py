@@ -108,6 +108,26 @@ def test_a_labels_are_u_labels(written: str, ours: str) -> None:
     assert forged(f"Authentication-Results: {written}; spf=pass\r\n\r\n".encode(), ours)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "ｍｘ.bücher.example",
+        "mx.bücher。xn--mller-kva.example",
+        "mx.b\u00adücher.müller.example",
+        "(mx.bücher.müller.example",
+    ],
+)
+def test_our_labels_are_ours_however_they_are_written(written: str) -> None:
+    ours = "mx.bücher.müller.example" if "ller" in written else "mx.bücher.example"
+    assert forged(f"Authentication-Results: {written}; spf=pass\r\n\r\n".encode(), ours)
+
+
+def test_of_a_long_name_outside_of_ascii_it_is_not_asked_whose_it_is() -> None:
+    """Its IDNA form takes milliseconds to work out, and there may be several hundred of them."""
+    short, long = (f"Authentication-Results: {'柔' * n} 1; x\r\n".encode() for n in (60, 70))
+    assert forged(short + long + b"\r\n", US) == ((len(short), len(short + long)),)
+
+
 @pytest.mark.timeout(20)
 def test_after_a_hundred_fields_all_go_unread() -> None:
     other = INNOCENT["another id"]
@@ -169,6 +189,11 @@ def test_our_field() -> None:
 def test_values_keep_to_the_grammar(value: str, written: str) -> None:
     made = field(US, [Verdict("spf", "pass", (("smtp.mailfrom", value),))])
     assert made.replace(b"\r\n ", b" ").endswith(f" spf=pass smtp.mailfrom={written}\r\n".encode())
+
+
+def test_no_semicolon_but_between_results() -> None:
+    made = field(US, [Verdict("dmarc", "fail", reason="SPF: fail; no DKIM signature"), Verdict("arc", "none")])
+    assert made.count(b";") == 2 and b"(SPF: fail, no DKIM signature)" in made
 
 
 def test_our_field_is_one_that_we_would_remove() -> None:

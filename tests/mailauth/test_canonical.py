@@ -12,8 +12,10 @@ from smtproute.mailauth.canonical import (
     folded,
     relaxed_body,
     relaxed_field,
+    relaxed_slices,
     simple_body,
     simple_field,
+    simple_slices,
     without_signature,
 )
 
@@ -27,6 +29,24 @@ def test_bodies_as_dkimpy(body: bytes) -> None:
     body += b"\r\n"
     assert relaxed_body(body) == Relaxed.canonicalize_body(body)
     assert simple_body(body) == Simple.canonicalize_body(body)
+
+
+@given(_bodies, st.integers(1, 12), _bodies)
+@example(b"a \r", 3, b"\n \r\n\r\n")
+@example(b"a\r\n\r", 4, b"\n b")
+@example(b"a \r\n \r", 4, b"")
+def test_a_body_is_the_same_in_slices_of_any_size(body: bytes, size: int, before: bytes) -> None:
+    whole = len(body) + 1
+    for slices in (relaxed_slices, simple_slices):
+        made = list(slices(before + body, len(before), size))
+        assert b"".join(made) == b"".join(slices(body, 0, whole))
+        assert all(len(each) <= 2 * size + 2 for each in made)
+
+
+@given(_bodies.map(lambda body: body + b"\r\n"), st.integers(1, 12))
+def test_slices_as_dkimpy(body: bytes, size: int) -> None:
+    assert b"".join(relaxed_slices(body, 0, size)) == Relaxed.canonicalize_body(body)
+    assert b"".join(simple_slices(body, 0, size)) == Simple.canonicalize_body(body)
 
 
 @pytest.mark.parametrize("run", [*range(2, 40), 255, 256, 257, 300, 511, 513, 65_537])

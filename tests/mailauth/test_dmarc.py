@@ -228,7 +228,7 @@ def test_several_authors_pass_nowhere_and_the_strictest_policy_counts() -> None:
     names = {**published("v=DMARC1; p=none", domain="evil.example"), **published("v=DMARC1; p=reject")}
     both = judged(names, "x@evil.example, boss@example.org", spf=("evil.example", "pass"))
     assert (both.result, both.domain, both.asked) == ("fail", "example.org", REJECT)
-    assert both.reason.startswith("its From names several domains, of which this fails: nothing aligned passed")
+    assert both.reason.startswith("its From names several domains, and this fails: nothing aligned passed")
     twice = judged(names, "x@evil.example\r\nFrom: boss@example.org", spf=("evil.example", "pass"))
     assert (twice.result, twice.asked) == ("fail", REJECT)
     nothing = judged({}, "x@evil.example, boss@example.org")
@@ -257,8 +257,9 @@ def test_the_reason_names_what_was_there() -> None:
     )
     many = judged(published("v=DMARC1; p=none"), signatures=[(f"{n}.example", "pass") for n in range(9)])
     assert many.reason.endswith("DKIM of 4.example: pass, not aligned; 4 more")
-    assert judged(published("v=DMARC1; p=none")).reason == "nothing aligned passed; no DKIM signature"
-    assert judged(published("v=DMARC1; p=none"), signatures=None).reason == "nothing aligned passed"
+    unasked = "nothing aligned passed; SPF was not judged"
+    assert judged(published("v=DMARC1; p=none")).reason == f"{unasked}; no DKIM signature"
+    assert judged(published("v=DMARC1; p=none"), signatures=None).reason == unasked
     passed = judged(published("v=DMARC1; p=reject"), spf=("a.example.org", "pass"))
     assert str(dmarc.verdict(passed, Ruling())) == (
         "dmarc=pass (p=reject; SPF of a.example.org: pass, aligned) header.from=example.org"

@@ -17,8 +17,9 @@ from smtproute.core.address import Address
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.lookup import Unanswered
 from smtproute.core.settings import Resolver as ResolverSettings
-from smtproute.core.settings import Role
+from smtproute.core.settings import Authentication, Role
 from smtproute.mailauth import spf
+from smtproute.mailauth.judgement import examine
 from smtproute.mailauth.lookups import Lookups
 from smtproute.mailauth.results import field
 from smtproute.mailauth.spf import Identity, SpfResult
@@ -245,6 +246,17 @@ def test_an_explanation_is_looked_up_once_it_is_wanted() -> None:
     found = evaluated(failing, "198.51.100.1")
     assert found.explanation == "198.51.100.1 may not send for example.com, says receiver.example."
     assert {name for name, _ in failing.asked} == {"example.com", "_spf.example.com", "why.example.com"}
+
+
+async def test_nobody_is_asked_for_an_explanation_that_nobody_reads(pool: Executor) -> None:
+    lookup = ZoneLookup(names("v=spf1 exp=why.example.com -all", **{"why.example.com": {"TXT": ["no"]}}))
+    client = Client("192.0.2.1", 1, "mx", Role.INBOUND, trusted=False, helo="example.com")
+    envelope = Envelope(client, Address.parse("joe@example.com"))
+    found = await examine(b"\r\n", envelope, Authentication(), lookup, pool, "mx.example.org", at=0.0)
+    assert [each.result for each in found.spf or ()] == [SpfResult.FAIL, SpfResult.FAIL]
+    assert ("why.example.com", "TXT") not in lookup.asked
+    found = await examine(b"\r\n", envelope, Authentication(), lookup, pool, "mx.example.org", at=0.0, explained=True)
+    assert [each.explanation for each in found.spf or ()] == ["no", "no"]
 
 
 def test_an_explanation_is_that_of_the_record_that_fails() -> None:

@@ -120,6 +120,7 @@ def arc_of(signing: Signing, environment: Environment) -> Arc:
 def dkim_of(signing: Signing | None, opendkim: Iterable[KeyFile], environment: Environment) -> Dkim:
     """Who signs by dkim_signing.conf and by OpenDKIM's tables: where both run, both do.
 
+    Of two keys of one selector rspamd's signs alone, for DNS can hold only one of them.
     Whose mail OpenDKIM signs is no option of it, so with it rspamd's options do not hold either.
     """
     rspamd = signing if signing is not None and _signs(signing, environment) else None
@@ -159,8 +160,8 @@ def signed_twice(signing: Signing | None, opendkim: Iterable[KeyFile], environme
     both = dict.fromkeys(key.domain for key in signing.keys if any(key.domain == each.domain for each in opendkim))
     if environment.on("ENABLE_OPENDKIM") and both:
         what = (
-            f"rspamd and OpenDKIM both sign mail of {', '.join(both)}, here as there. docker-mailserver advises against"
-            " running both: rspamd is enough."
+            f"rspamd and OpenDKIM both sign mail of {', '.join(both)}, here as there (here of two keys with one selector"
+            " only rspamd's). docker-mailserver advises against running both: rspamd is enough."
         )
         yield warning("dkim-twice", environment.rule("ENABLE_OPENDKIM"), what, "ENABLE_OPENDKIM=0")
 

@@ -12,10 +12,12 @@ from typing import Protocol
 
 from smtproute.core.address import Address, Domain
 from smtproute.core.lookup import Lookup, Unanswered
+from smtproute.doctor.dns.advice import advised
 from smtproute.doctor.dns.questions import Questions
+from smtproute.doctor.dns.terms import Term, spf_records, terms
 from smtproute.mailauth.dmarc import organisational
 from smtproute.mailauth.lookups import Lookups
-from smtproute.mailauth.spf import Spf, evaluate
+from smtproute.mailauth.spf import Spf, SpfResult, evaluate
 
 __all__ = ["NOBODY", "Answer", "Answers", "Zones", "gathered", "public"]
 
@@ -58,6 +60,10 @@ class Answers:
     pointers: Mapping[str, Answer] = field(default_factory=dict)
     spf: Mapping[tuple[str, str], Spf] = field(default_factory=dict)
     """By domain and IP address: our own public ones, and NOBODY."""
+    terms: Mapping[str, tuple[Term, ...]] = field(default_factory=dict)
+    """Of the SPF records of the senders' domains that have one."""
+    advice: Mapping[str, str] = field(default_factory=dict)
+    """The SPF record to publish instead, by domain, of those with which something is wrong; tried already."""
 
     def unanswered(self) -> dict[str, str]:
         """Why, by name, of what DNS did not answer."""
@@ -113,6 +119,8 @@ async def gathered(questions: Questions, zones: Zones, pool: Executor, seconds: 
         hosts = tasks.create_task(_all(addresses, (*servers, *bare)))
         pointers = tasks.create_task(_all(lookup.pointers, own))
         spf = tasks.create_task(_spf(questions, own, lookup, pool))
+        costs = tasks.create_task(_terms(questions, said.result(), lookup))
+    advice = await _advice(questions, own, said.result(), spf.result(), lookup, pool)
     names = await _all(addresses, (name for answer in pointers.result().values() for name in answer.records))
     return Answers(
         questions,
@@ -122,6 +130,8 @@ async def gathered(questions: Questions, zones: Zones, pool: Executor, seconds: 
         aliases=aliases.result(),
         pointers=pointers.result(),
         spf=spf.result(),
+        terms=costs.result(),
+        advice=advice,
     )
 
 
@@ -150,12 +160,71 @@ async def _spf(
     questions: Questions, own: tuple[str, ...], lookup: Lookup, pool: Executor
 ) -> dict[tuple[str, str], Spf]:
     """How the SPF of each sender's domain judges our own addresses, and one of nobody's."""
-    helo = questions.hostname
+    async with asyncio.TaskGroup() as tasks:
+        asked = {
+            domain: tasks.create_task(_results(domain, own, questions.hostname, lookup, pool))
+            for domain in questions.senders
+        }
+    return {(domain, ip): each for domain, task in asked.items() for ip, each in task.result().items()}
+
+
+async def _results(domain: str, own: tuple[str, ...], helo: str, lookup: Lookup, pool: Executor) -> dict[str, Spf]:
+    sender = str(Address("postmaster", Domain(domain, domain)))
+    async with asyncio.TaskGroup() as tasks:
+        asked = {
+            ip: tasks.create_task(evaluate(ip, domain, sender, helo, lookup, pool, helo)) for ip in (*own, NOBODY)
+        }
+    return {ip: task.result() for ip, task in asked.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """DNS as it would be with another record at one name."""
+
+    lookup: Lookup
+    name: str
+    record: str
+
+    async def texts(self, name: str) -> tuple[bytes, ...]:
+        return (self.record.encode("latin-1"),) if name == self.name else await self.lookup.texts(name)
+
+    async def addresses(self, name: str, version: int) -> tuple[str, ...]:
+        return await self.lookup.addresses(name, version)
+
+    async def exchanges(self, name: str) -> tuple[str, ...]:
+        return await self.lookup.exchanges(name)
+
+    async def pointers(self, ip: str) -> tuple[str, ...]:
+        return await self.lookup.pointers(ip)
+
+
+async def _advice(
+    questions: Questions,
+    own: tuple[str, ...],
+    said: Mapping[str, Answer],
+    found: Mapping[tuple[str, str], Spf],
+    lookup: Lookup,
+    pool: Executor,
+) -> dict[str, str]:
+    advice = {}
+    for domain in questions.senders:
+        records = spf_records(said[domain].records)
+        passes = [found[domain, ip].result is SpfResult.PASS for ip in own]
+        stranger = found[domain, NOBODY].result in (SpfResult.PASS, SpfResult.PERMERROR)
+        if records and (stranger or not all(passes)):
+
+            async def ask(record: str, domain: str = domain) -> dict[str, Spf]:
+                return await _results(domain, own, questions.hostname, _Trial(lookup, domain, record), pool)
+
+            advice[domain] = await advised(domain, records, NOBODY, ask)
+    return advice
+
+
+async def _terms(questions: Questions, said: Mapping[str, Answer], lookup: Lookup) -> dict[str, tuple[Term, ...]]:
     async with asyncio.TaskGroup() as tasks:
         asked = {}
         for domain in questions.senders:
-            sender = Address("postmaster", Domain(domain, domain))
-            for ip in (*own, NOBODY):
-                work = evaluate(ip, domain, str(sender), helo, lookup, pool, helo)
-                asked[domain, ip] = tasks.create_task(work)
-    return {place: task.result() for place, task in asked.items()}
+            records = spf_records(said[domain].records)
+            if len(records) == 1:
+                asked[domain] = tasks.create_task(terms(domain, records[0], lookup))
+    return {domain: task.result() for domain, task in asked.items()}

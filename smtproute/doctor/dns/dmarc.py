@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 
 from smtproute.core.finding import Finding, error, warning
@@ -32,6 +34,11 @@ _VALUES = {
     "t": re.compile("[yn]", re.I),
 }
 """The tags of RFC 7489 6.3 and RFC 9091, those that replace some of them later, and their values."""
+_WORDS = {
+    **dict.fromkeys(("p", "sp", "np"), ("none", "quarantine", "reject")),
+    **dict.fromkeys(("adkim", "aspf"), ("relaxed", "strict")),
+}
+"""What values that are none are compared with."""
 _URI = re.compile(r"mailto:[^\s@,!]+@[^\s@,!]+(?:![0-9]+[kmgt]?)?", re.I)
 
 
@@ -55,6 +62,10 @@ def examine(answers: Answers) -> Iterator[Finding]:
                 " and Yahoo want one of those who send much."
             )
             yield warning("dmarc-missing", name, what, zone_line(name, _mended(domain, {})))
+        elif len(inherited := _records(answers.texts[parent])) == 1:
+            with contextlib.suppress(RecordFault):
+                record = parse(inherited[0])
+                yield from _alignment(answers, domain, replace(record, policy=record.subdomains))
 
 
 def _records(answer: Answer) -> list[str]:
@@ -63,8 +74,9 @@ def _records(answer: Answer) -> list[str]:
 
 
 def _mended(domain: str, values: Mapping[str, str]) -> str:
-    """The record with what is right of these values, by tag; with an empty one, what to begin with."""
-    kept = {tag: value for tag, value in values.items() if tag in _VALUES and _VALUES[tag].fullmatch(value)}
+    """The record with what is right of these values, by tag, or close to it; of none, what to begin with."""
+    meant = {tag: _meant(tag, value) for tag, value in values.items()}
+    kept = {tag: value for tag, value in meant.items() if value}
     reports = {tag: kept.pop(tag).split(",") for tag in ("rua", "ruf") if tag in kept}
     reports.setdefault("rua", [f"postmaster@{domain}"])
     for tag, uris in reports.items():
@@ -74,6 +86,14 @@ def _mended(domain: str, values: Mapping[str, str]) -> str:
     first = {"v": "DMARC1", "p": kept.pop("p", "none")}
     kept.pop("v", None)
     return "; ".join(f"{tag}={value}" for tag, value in {**first, **kept}.items())
+
+
+def _meant(tag: str, value: str) -> str:
+    """The value, or the one that is probably meant by it; "" where none is."""
+    if tag not in _VALUES or _VALUES[tag].fullmatch(value):
+        return value if tag in _VALUES else ""
+    close = get_close_matches(value.lower(), _WORDS.get(tag, ()), 1, 0.5)
+    return "".join(close) if tag in ("p", "sp", "np") else "".join(close)[:1]
 
 
 def _record(answers: Answers, domain: str, text: str) -> Iterator[Finding]:
@@ -119,13 +139,20 @@ def _syntax(text: str, tags: list[tuple[str, str]]) -> Iterator[str]:
             close = get_close_matches(key, _VALUES, 1, 0.5)
             yield f"there is no tag {tag}" + (f": {close[0]}=?" if close else "")
         elif key != "v" and not _VALUES[key].fullmatch(value):
-            close = get_close_matches(value.lower(), ("none", "quarantine", "reject"), 1, 0.5) if key == "p" else []
-            yield f"{tag}={value} is no value of it" + (f": {close[0]}?" if close else "")
+            meant = _meant(key, value)
+            yield f"{tag}={value} is no value of it" + (f": {meant}?" if meant else "")
         seen.add(key)
 
 
 def _alignment(answers: Answers, domain: str, record: Record) -> Iterator[Finding]:
     signers = answers.questions.signers.get(domain, ())
+    if not signers and answers.questions.sending and record.policy is not Disposition.NONE:
+        what = (
+            f"Mail of {domain} is not signed here (DKIM), and its DMARC record asks for {record.policy}: what this"
+            " relay sends for it passes by SPF alone, and fails wherever it is forwarded."
+        )
+        mend = f'smtproute keys new {domain}\n[[dkim.keys."{domain}"]] with the key that it makes'
+        yield warning("dmarc-unsigned", f"_dmarc.{domain}", what, mend)
     if not signers or any(aligned(signer, domain, strict=record.strict_dkim) for signer in signers):
         return
     how = "adkim=s wants the very same domain" if record.strict_dkim else "that is another organisation's domain"

@@ -45,7 +45,17 @@ def _domain(answers: Answers, domain: str, hosts: tuple[str, ...]) -> Iterator[F
                 " that, and some servers do not deliver."
             )
             yield warning("mx-alias", domain, what, f"{domain}. IN MX 10 {alias[0].rstrip('.')}.")
-    if named and not any(_here(answers, host) or answers.addresses.get(host, Answer()).fault for host in named):
+    lost = [host for host in named if _lost(answers, host)]
+    if lost:
+        some = len(lost) < len(named)
+        what = (
+            f"The MX of {domain} is {listed(lost)}, without an address in DNS: mail from outside"
+            f" {'that goes there waits or comes back' if some else 'cannot be delivered by anybody'}."
+        )
+        mends = [f"{host.rstrip('.')}. IN A <its address>" for host in lost] if some else [mend]
+        mends += ["(or take it out of the MX records)"] if some else []
+        yield (warning if some else error)("mx-without-address", domain, what, "\n".join(mends))
+    if len(lost) < len(named) and not any(_here(answers, host) or answers.addresses[host].fault for host in named):
         what = (
             f"The MX of {domain} is {listed(named)}, and none of that is this relay ({answers.questions.hostname}) or"
             " has its address: mail from outside for this local domain does not come here by itself."
@@ -64,6 +74,12 @@ def _without(answers: Answers, domain: str, mend: str) -> Iterator[Finding]:
     else:
         lost = f"goes to {listed(found.records)}" if found.records else "cannot be delivered by anybody"
         yield error("mx-missing", domain, f"{domain} has no MX record: mail from outside {lost}.", mend)
+
+
+def _lost(answers: Answers, host: str) -> bool:
+    """Whether nobody finds a mail exchanger. That this relay has no address is said elsewhere."""
+    found = answers.addresses[host]
+    return not (found.records or found.fault) and host.rstrip(".").lower() != answers.questions.hostname
 
 
 def _here(answers: Answers, host: str) -> bool:

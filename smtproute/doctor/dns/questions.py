@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from smtproute.core.address import Domain
 from smtproute.core.docker_mailserver import KeyFile
 from smtproute.core.seals import nearest
-from smtproute.core.settings import Discover, DomainKey
+from smtproute.core.settings import Discover, DomainKey, Role
 from smtproute.doctor.survey import Survey
 from smtproute.mailauth.keys import KeyFault, load, record
 
@@ -52,6 +52,8 @@ class Questions:
     """By domain elsewhere: the addresses that aliases forward to."""
     inbound: bool = False
     """Whether strangers may bring mail here."""
+    sending: bool = False
+    """Whether people send through this relay, or aliases forward."""
     direct: bool = False
     """Whether mail leaves for the servers of its recipients, with no other server between: that of this relay, or of
     the docker-mailserver whose folder it simulates."""
@@ -84,6 +86,7 @@ def questions(survey: Survey) -> Questions:
         signers=signers,
         targets={domain: tuple(addresses) for domain, addresses in targets.items()},
         inbound=survey.inbound,
+        sending=bool(targets) or any(each.role is not Role.INBOUND for each in settings.listeners.values()),
         direct=any(each.discover is Discover.RECIPIENT for each in settings.endpoints.values())
         or (survey.folder is not None and survey.routing.relays.relayhost is None),
     )
@@ -101,7 +104,7 @@ def _domain_key(key: KeyFile) -> DomainKey:
 
 
 def _keys(survey: Survey) -> Iterator[Key]:
-    """Each key once, under the first name that it is configured by."""
+    """Each key once, under the first name that it is configured by; of two for one record the one that signs here."""
     settings = survey.snapshot.settings
     named = [(f'arc.keys."{key.domain}"', key) for key in settings.arc.keys.values()]
     named += [(f'dkim.keys."{key.domain}"', key) for keys in settings.dkim.keys.values() for key in keys]
@@ -113,11 +116,12 @@ def _keys(survey: Survey) -> Iterator[Key]:
     waiting = [(f'arc.keys."{key.domain}"', key) for key in settings.arc.others]
     seen = set()
     for number, (where, key) in enumerate((*named, *waiting)):
-        place = (key.domain.key, key.selector, key.file)
+        place = (key.domain.key, key.selector.lower())
         if place in seen:
             continue
-        seen.add(place)
         try:
-            yield Key(key.domain.key, key.selector, record(load(key)), where, used=number < len(named))
+            text = record(load(key))
         except KeyFault:
             continue
+        seen.add(place)
+        yield Key(key.domain.key, key.selector, text, where, used=number < len(named))

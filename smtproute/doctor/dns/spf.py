@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from smtproute.core.finding import Finding, error, warning
 from smtproute.doctor.dns.answers import NOBODY, Answers
+from smtproute.doctor.dns.terms import MOST, Term, spf_records
+from smtproute.doctor.survey import listed
 from smtproute.mailauth.keys import zone_line
 from smtproute.mailauth.spf import Spf, SpfResult
 
@@ -14,6 +16,8 @@ __all__ = ["examine"]
 
 _LOOKUPS = 10
 """Terms that ask DNS (RFC 7208 4.6.4)."""
+_NEAR = 9
+"""Of them, from where on it is worth a warning."""
 _VOIDS = 2
 """Of these, how many may find nothing."""
 _ALL = re.compile(r"(?<= )\+?all\b")
@@ -25,8 +29,7 @@ def examine(answers: Answers) -> Iterator[Finding]:
         found = answers.texts[domain]
         if found.fault:
             continue
-        records = [text for text in found.records if text.lower().split(" ")[0] == "v=spf1"]
-        match records:
+        match records := spf_records(found.records):
             case []:
                 yield _missing(answers, domain)
             case [record]:
@@ -68,7 +71,16 @@ def _record(answers: Answers, domain: str, record: str) -> Iterator[Finding]:
         return
     broken = next((each for each in (*own.values(), nobody) if each.result is SpfResult.PERMERROR), None)
     if broken is not None:
-        yield _broken(answers, domain, record, broken, ours=not own or broken is not nobody)
+        yield _broken(answers, domain, broken, ours=not own or broken is not nobody)
+    used = sum(term.lookups for term in answers.terms[domain])
+    if broken is None and _NEAR <= used <= _LOOKUPS:
+        what = (
+            f"The SPF of {domain} takes {used} of the {_LOOKUPS} look-ups that it may"
+            f" ({_costs(answers.terms[domain])}). With more than {_LOOKUPS}, be it that an included record grows, SPF"
+            " passes for nobody (permerror, RFC 7208 4.6.4). Take out what does not send any more; addresses (ip4, ip6)"
+            " take none."
+        )
+        yield warning("spf-lookups-near", domain, what)
     if nobody.result is SpfResult.PASS:
         what = f"The SPF of {domain} lets everybody send for it ({nobody.reason}): it protects nobody from forgery."
         better = _ALL.sub("~all", record)
@@ -86,26 +98,70 @@ def _record(answers: Answers, domain: str, record: str) -> Iterator[Finding]:
         yield (error if failed else warning)("spf-not-covered", domain, what, mend)
 
 
-def _broken(answers: Answers, domain: str, record: str, spf: Spf, *, ours: bool) -> Finding:
+def _broken(answers: Answers, domain: str, spf: Spf, *, ours: bool) -> Finding:
     """A record that cannot be followed to its end (permerror); `ours`: not even to our own addresses."""
     say = error if ours else warning
     whose = "SPF passes for nobody" if ours else "SPF fails for whoever is not named before that, this relay is"
+    terms = answers.terms[domain]
+
+    def without(out: Sequence[Term], why: str) -> str:
+        kept = " ".join(["v=spf1", *(term.text for term in terms if term not in out)])
+        if not re.search(r" [+?~-]?all\b| redirect=", kept, re.I):
+            kept += " ~all"
+        text = _with(kept, _ours(answers, answers.own)) if ours and answers.own else kept
+        return f"{zone_line(domain, text)}\n(without {listed([term.text for term in out])}: {why})"
+
     if spf.lookups > _LOOKUPS:
+        used = sum(term.lookups for term in terms)
+        number = f"{used} look-ups" if _LOOKUPS < used < MOST else f"more than {_LOOKUPS} look-ups"
         what = (
-            f"The SPF of {domain} takes more than {_LOOKUPS} look-ups, the most that there may be (RFC 7208 4.6.4):"
-            f" {whose} (permerror). Take out what does not send any more; addresses (ip4, ip6) take none."
+            f"The SPF of {domain} takes {number} ({_costs(terms)}), and {_LOOKUPS} are the most that there may be (RFC"
+            f" 7208 4.6.4): {whose} (permerror). Take out what does not send any more; addresses (ip4, ip6) take none."
         )
-        mend = zone_line(domain, _with(record, _ours(answers, answers.own))) if ours and answers.own else ""
+        out = _dearest(terms)
+        mend = without(out, "of what still sends by it, write the addresses there, as ip4: and ip6:") if out else ""
         return say("spf-lookups", domain, what, mend)
     if spf.voids > _VOIDS:
+        voids = [void for term in terms for void in term.voids]
+        out = [term for term in terms if term.text in term.voids]
+        if len(voids) - len(out) > _VOIDS:
+            out = [term for term in terms if term.voids]
         what = (
             f"The SPF of {domain} names more than {_VOIDS} hosts or domains that are not there, the most that there may"
-            f" be (RFC 7208 4.6.4): {whose} (permerror)."
+            f" be (RFC 7208 4.6.4): {whose} (permerror). "
         )
-        return say("spf-void-lookups", domain, what)
+        if len(voids) <= _VOIDS:
+            return say("spf-void-lookups", domain, f"{what}Take out names that have no address for IPv4, or for IPv6.")
+        why = "nothing is there, or in the records that it includes"
+        return say("spf-void-lookups", domain, f"{what}These are {listed(voids)}.", without(out, why))
     what = f"The SPF of {domain} cannot be followed: {spf.reason}. {whose} (permerror)."
-    mend = zone_line(domain, f"v=spf1 {_ours(answers, answers.own)} ~all") if domain in spf.reason else ""
-    return say("spf-syntax", domain, what, mend)
+    at = spf.reason.partition(": ")[0]
+    out = [term for term in terms if at in term.domains]
+    if out:
+        return say("spf-syntax", domain, what, without(out, f"until the record of {at} is mended by who publishes it"))
+    out = [term for term in terms if spf.reason.endswith((f": {term.text}", f": {term.text.partition('=')[2] or '-'}"))]
+    if out:
+        return say("spf-syntax", domain, what, without(out, "it cannot be followed"))
+    return say("spf-syntax", domain, what, zone_line(domain, f"v=spf1 {_ours(answers, answers.own)} ~all"))
+
+
+def _costs(terms: Sequence[Term]) -> str:
+    """`include:one.example 4, mx 1`"""
+    return ", ".join(f"{term.text} {term.lookups}" for term in terms if term.lookups)
+
+
+def _dearest(terms: Sequence[Term]) -> list[Term]:
+    """As few terms as may be, and no dearer ones than need be, without which there are not too many look-ups."""
+    left, out = [term for term in terms if term.lookups], []
+    while (over := sum(term.lookups for term in left) - _LOOKUPS) > 0:
+        enough = [term for term in reversed(left) if term.lookups >= over]
+        out.append(min(enough or [max(left, key=_lookups)], key=_lookups))
+        left.remove(out[-1])
+    return out
+
+
+def _lookups(term: Term) -> int:
+    return term.lookups
 
 
 def _ours(answers: Answers, ips: Sequence[str]) -> str:
