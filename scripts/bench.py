@@ -274,6 +274,11 @@ bind = "127.0.0.1:0"
 role = "inbound"
 [limits]
 connections_per_address = {load.connections_in}
+[authentication]
+spf = false
+dkim = false
+dmarc = false
+arc = {str(sealed).lower()}
 [resolver]
 static = {{ "sink.internal" = ["127.0.0.1"] }}
 [endpoint.sink]

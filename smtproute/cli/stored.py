@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from smtproute.core.address import Address, AddressError
 from smtproute.core.author import author
-from smtproute.core.message import fields
+from smtproute.core.message import fields, header_end
+from smtproute.spool.queue import LARGEST_ROW
 
 __all__ = ["Known", "Stored", "Unreadable", "helo_and_ip", "read", "reverse_path"]
 
@@ -42,13 +43,7 @@ class Known:
 def read(file: str, most: int) -> Stored:
     """The message in `file`, "-" for standard input, of `most` octets at most. Raises Unreadable."""
     try:
-        if file == "-":
-            content = _content(sys.stdin.buffer, most)
-        else:
-            with Path(file).open("rb") as opened:
-                content = _content(opened, most)
-    except IsADirectoryError:
-        raise Unreadable("it is a folder, and not a message") from None
+        content = _content(sys.stdin.buffer, most) if file == "-" else _content_of(Path(file), most)
     except OSError as error:
         raise Unreadable(f"it cannot be read: {(error.strerror or 'error').lower()}") from None
     if not content.strip():
@@ -61,9 +56,21 @@ def read(file: str, most: int) -> Stored:
     if bare:
         content = _BARE_LF.sub(b"\r\n", content)
         notes.append(f"{bare} line ends that are LF are taken as CRLF, as SMTP has them")
-    if not fields(content):
+    if not fields(content[:LARGEST_ROW]):
         raise Unreadable("it does not begin with a header field, so it is no message")
+    if header_end(content) > LARGEST_ROW:
+        raise Unreadable(f"its header section is larger than {LARGEST_ROW} octets, so this relay does not take it")
     return Stored(content, tuple(notes))
+
+
+def _content_of(path: Path, most: int) -> bytes:
+    """Raises OSError and Unreadable."""
+    if path.is_dir():
+        raise Unreadable("it is a folder, and not a message")
+    if path.exists() and not path.is_file():  # a pipe without a writer would be waited for
+        raise Unreadable("it is no regular file (what comes through a pipe is read where FILE is -)")
+    with path.open("rb") as opened:
+        return _content(opened, most)
 
 
 def _content(opened: BinaryIO, most: int) -> bytes:

@@ -27,6 +27,10 @@ __all__ = ["command"]
 
 UNREADABLE = 2
 """Exit status: there is no message to judge."""
+_CLOSER = 48 << 20
+"""Octets that the closer look at all broken signatures of a message may cost, each what the message has and more."""
+_MORE = 4 << 20
+_NO_CLOSER = "What was changed was not looked for: the broken signatures before this one took all the work it may cost."
 
 Facts = dict[str, Any]
 
@@ -246,6 +250,7 @@ class _Closer:
         self._lookups = lookups
         self._pool = pool
         self._bounds = bounds
+        self._left = _CLOSER
 
     async def signatures(self) -> list[Facts]:
         """Each DKIM-Signature; one that is not there is a result too."""
@@ -287,6 +292,9 @@ class _Closer:
         from smtproute.mailauth.diagnosis import diagnose
         from smtproute.mailauth.keys import chosen
 
+        self._left -= len(self._message) + _MORE
+        if self._left < 0:
+            return (_NO_CLOSER,)
         try:
             record = chosen(await self._lookups.texts(name)) if name is not None else None
         except Unanswered:

@@ -18,6 +18,8 @@ MAX_FIELDS = 10
 """From fields that are read, where there should be one."""
 MAX_DOMAINS = 10
 """Domains of authors, where there should be one."""
+MAX_BELOW = 1024 * 1024
+"""Octets below a line that is no header field, up to the first blank line; a real message has none."""
 
 _LONGEST = 200
 """Characters of a fault, which may quote the From."""
@@ -28,8 +30,7 @@ _OUTSIDE = re.compile(
 )
 _COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>(?:[^()\\]|\\.)+)", re.S)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)
-_BELOW = re.compile(rb"^from[ \t]*:[^@\n]*(?:\n[ \t][^@\n]*)*@", re.I | re.M)
-"""A From with an address, in lines that may be no header section."""
+_BELOW = re.compile(rb"^from[ \t]*:", re.I | re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,10 @@ def author(message: bytes) -> Author:
     shown: list[Domain] = []
     faults = [f"it has {len(found)} From fields"] if len(found) > 1 else []
     hidden: list[str] = []
-    if _BELOW.search(message, end, header_end(message)) is not None:
+    below = message[end : header_end(message)]
+    if len(below) > MAX_BELOW:
+        hidden.append(f"it has more than {MAX_BELOW} octets below a line that is no header field")
+    elif _BELOW.search(below) is not None:
         hidden.append("it has a From below a line that is no header field")
     for number, each in enumerate(found, 1):
         value = each.value(message)

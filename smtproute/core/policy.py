@@ -38,7 +38,7 @@ class Asked:
 
     domain: str
     disposition: Disposition = Disposition.NONE
-    """NONE unless DMARC failed."""
+    """NONE where DMARC has not failed; if it is doubtful, where it would not fail or no policy is known."""
     percent: int = 100
     """Of how much such mail it asks that (`pct`)."""
     doubtful: bool = False
@@ -63,6 +63,8 @@ class Ruling:
     disposition: Disposition = Disposition.NONE
     reason: str = ""
     override: Override | None = None
+    deferred: bool = False
+    """It is not taken now, since it cannot be told yet whether the disposition would be another."""
 
 
 def rule(
@@ -72,13 +74,14 @@ def rule(
 
     `chain` is the ARC chain, newest set first; empty where it does not pass. `chance` is drawn from 0 to 1, 1 not
     included: what falls outside of `pct` gets the next weaker policy (RFC 7489 6.6.4). `exempt`: the client is in
-    trusted_networks. A message that hides its author is refused whatever else is known: mail programs show somebody,
+    trusted_networks. Mail that may be disowned is not taken while that cannot be told: whoever forges it could see to
+    that. A message that hides its author is refused whatever else is known: mail programs show somebody,
     and no domain's policy can be followed (RFC 7489 6.6.1).
     """
     enforced = authentication.policy is Policy.ENFORCE and not exempt
     if asked.hidden and enforced:
         return Ruling(Disposition.REJECT, "nobody can say whose mail it is")
-    if asked.doubtful:
+    if asked.doubtful and (asked.disposition is Disposition.NONE or not enforced):
         return Ruling(reason="it is accepted, since DMARC cannot be judged now" if enforced else "")
     if asked.disposition is Disposition.NONE:
         return Ruling()
@@ -92,6 +95,8 @@ def rule(
     if chance * 100 >= asked.percent:
         disposition, override = _WEAKER[disposition], Override.SAMPLED_OUT
         reason += f" of {asked.percent} % of such mail, and this is not among it: {disposition}"
+    if asked.doubtful and disposition is not Disposition.NONE:
+        return Ruling(reason=f"{reason} where it fails, and that cannot be told now", deferred=True)
     if disposition is Disposition.NONE or enforced:
         return Ruling(disposition, reason, override)
     why = "the client is in trusted_networks" if exempt else f"policy is {authentication.policy}"
@@ -112,8 +117,12 @@ def refusal(judged: Judged) -> Reply:
     domain = judged.author
     said = f"DMARC: mail in the name of {domain} is refused, because {judged.reason}."
     mend = f"Send it by a server that the SPF record of {domain} names, or sign it with DKIM as d={domain}."
+    if judged.deferred:
+        said = f"DMARC: mail in the name of {domain} is not taken now, because {judged.reason}."
+        mend = "This is temporary, and nothing is lost: send it again later."
     if not domain:
         said = f"The message is refused, because {judged.reason}."
         mend = "Send it with one From field, and the address of its author in it (RFC 5322 3.6.2)."
     plain = (legible(text).encode("ascii", "backslashreplace").decode("ascii") for text in (said, mend))
-    return Reply(550, "5.7.1", "\n".join(line for text in plain for line in wrap(text, _LINE, break_on_hyphens=False)))
+    lines = "\n".join(line for text in plain for line in wrap(text, _LINE, break_on_hyphens=False))
+    return Reply(451, "4.7.0", lines) if judged.deferred else Reply(550, "5.7.1", lines)

@@ -268,7 +268,15 @@ REFUSALS = (
     Known(Advice(_AUTHOR, _FORWARD, "https://www.rfc-editor.org/rfc/rfc7489"), said=("dmarc",)),
     Known(
         Advice(_SENDER, _REWRITE, "https://www.rfc-editor.org/rfc/rfc7208"),
-        said=("spf policy", "spf fail", "spf check", "failed spf", "spf validation", "blocked by spf", "hard fail policy"),
+        said=(
+            "spf policy",
+            "spf fail",
+            "spf check",
+            "failed spf",
+            "spf validation",
+            "blocked by spf",
+            "hard fail policy",
+        ),
     ),
     Known(Advice(_UNVERIFIED, _FORWARD, _STATUSES), statuses=("7.26",)),
     Known(

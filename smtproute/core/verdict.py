@@ -46,6 +46,8 @@ class Judged:
     verdicts: tuple[Verdict, ...] = ()
     disposition: Disposition = Disposition.NONE
     """What is done with it: policy, `pct` and trusted seals have been asked."""
+    deferred: bool = False
+    """It is not taken now: it may be mail that is to be refused or set aside, and that cannot be told yet."""
     reason: str = ""
     """Why, in words, where it is refused or set aside, or would have been."""
     author: str = ""

@@ -49,7 +49,7 @@ _NO_LOGIN_NOW = Reply(454, "4.7.0", "The password cannot be checked now: try aga
 _TOLD = 10
 """Recipients that the event of a refused message names."""
 _LARGE_HEADER = 8 * 1024
-"""Octets of a header section from which on it is read in the pool: of a hostile one each kilobyte takes a millisecond."""
+"""Octets of a header section beyond which it is read in the pool: a hostile one takes a millisecond for each 1024."""
 _HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {LARGEST_ROW} octets")
 
 Read = TypeVar("Read")
@@ -313,6 +313,10 @@ class IntakeDoor:
             Event(Happening.FAULT, now, queue_id, facts={"where": "verdict", "detail": detail})
             for detail in judged.faults
         ]
+        if judged.deferred or judged.disposition is Disposition.REJECT:
+            for event in faults:
+                intake.emit(event)
+            return self._rejected(transaction, judged)
         plans = tuple(transaction.plans.values())
         deliveries, aside = distinct(plans), ""
         match judged.disposition:
@@ -320,10 +324,6 @@ class IntakeDoor:
                 pass
             case Disposition.QUARANTINE:
                 deliveries, aside = set_aside(deliveries), f"DMARC: {judged.reason}"
-            case Disposition.REJECT:
-                for event in faults:
-                    intake.emit(event)
-                return self._rejected(transaction, judged)
             case _:
                 assert_never(judged.disposition)
         message = Message(
@@ -331,8 +331,7 @@ class IntakeDoor:
             received_at=now,
             envelope=envelope,
             size=taken.size,
-            trace_header=received_field(queue_id, envelope, plans, str(settings.hostname), now)
-            + header.separator,
+            trace_header=received_field(queue_id, envelope, plans, str(settings.hostname), now) + header.separator,
             forged=header.forged,
             verdicts=judged.verdicts,
         )
@@ -374,7 +373,7 @@ class IntakeDoor:
         return await self._intake.judge(content, envelope, settings)
 
     def _rejected(self, transaction: _Transaction, judged: Judged) -> Reply:
-        """Refuses a message whose author's domain asks for that."""
+        """Refuses a message whose author's domain asks for that, or may, for now."""
         reply = refusal(judged)
         recipients = [str(plan.recipient) for plan in transaction.plans.values()]
         if len(recipients) > _TOLD:

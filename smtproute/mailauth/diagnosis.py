@@ -134,7 +134,7 @@ def _unknown(names: Sequence[bytes], there: Mapping[bytes, bytes]) -> tuple[str,
         said.append("docker-mailserver removes such fields from what it sends (smtp_header_checks), and so do others.")
     if there.get(b"mime-version", b"").rstrip() == b"Mime-Version: 1.0":
         said.append(
-            "Mime-Version may have had a comment (Apple Mail writes one), which docker-mailserver removes on the way out"
-            " (smtp_header_checks)."
+            "Mime-Version may have had a comment (Apple Mail writes one), which docker-mailserver removes on the"
+            " way out (smtp_header_checks)."
         )
     return tuple(said)

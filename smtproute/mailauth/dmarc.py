@@ -98,7 +98,7 @@ class Published:
     without: DmarcResult = DmarcResult.NONE
     """What DMARC comes to without a record."""
     reason: str = ""
-    """Why there is no record."""
+    """Why there is no record; beside an inherited one, why it is not known whether that of `domain` itself counts."""
 
     @property
     def asked(self) -> Disposition:
@@ -127,6 +127,7 @@ class Identifier:
     result: str
     strict: bool
     aligned: bool
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.method} of {self.domain or 'no domain'}: {self.result}"
@@ -146,7 +147,7 @@ class Dmarc:
     identifiers: tuple[Identifier, ...] = ()
     """What the record was held against: MAIL FROM, where SPF was judged, and each signature."""
     asked: Disposition = Disposition.NONE
-    """What the domain asks for, `pct` left aside; NONE unless the result is fail."""
+    """What the domain asks for, `pct` left aside; NONE unless the result is fail, or a temperror instead of it."""
     hidden: bool = False
     """Nobody can say whose mail it is (`core.author`)."""
 
@@ -194,17 +195,22 @@ def _authors(message: bytes) -> tuple[Author, list[tuple[str, str]]]:
 async def _published(domain: str, parent: str, lookup: Lookup) -> Published:
     async with asyncio.TaskGroup() as group:
         asked = {name: group.create_task(_texts(name, lookup)) for name in dict.fromkeys((domain, parent))}
+    unanswered = ""
     for name, task in asked.items():
         texts = task.result()
         if isinstance(texts, Unanswered):
-            reason = f"_dmarc.{name} could not be looked up: {texts}"
-            return Published(domain, without=DmarcResult.TEMPERROR, reason=reason)
+            unanswered = unanswered or f"_dmarc.{name} could not be looked up: {texts}"
+            continue
         try:
             record = record_in(texts)
         except RecordFault as fault:
+            if unanswered:
+                continue
             return Published(domain, without=DmarcResult.PERMERROR, reason=f"_dmarc.{name}: {fault}")
         if record is not None:
-            return Published(domain, record, f"_dmarc.{name}", inherited=name != domain)
+            return Published(domain, record, f"_dmarc.{name}", inherited=name != domain, reason=unanswered)
+    if unanswered:
+        return Published(domain, without=DmarcResult.TEMPERROR, reason=unanswered)
     return Published(domain, reason=f"there is no DMARC record at {' or '.join(f'_dmarc.{name}' for name in asked)}")
 
 
@@ -266,9 +272,9 @@ def judge(discovery: Discovery, spf: Sequence[Spf], signatures: Sequence[Signatu
     if found.hidden:
         return Dmarc(DmarcResult.PERMERROR, found.fault, hidden=True)
     each = [_judged(published, spf, signatures) for published in discovery.published]
-    failed = [dmarc for dmarc in each if dmarc.result is DmarcResult.FAIL]
+    failed = [dmarc for dmarc in each if dmarc.result is DmarcResult.FAIL or dmarc.asked is not Disposition.NONE]
     if failed and (found.fault or found.shown):
-        strictest = max(failed, key=lambda dmarc: _STRICTNESS.index(dmarc.asked))
+        strictest = max(failed, key=lambda dmarc: (_STRICTNESS.index(dmarc.asked), dmarc.result is DmarcResult.FAIL))
         fault = found.fault or "its From has an address where a name is expected"
         return replace(strictest, reason=f"{fault}, and this fails: {strictest.reason}")
     if found.domain is not None:
@@ -285,11 +291,15 @@ def _judged(published: Published, spf: Sequence[Spf], signatures: Sequence[Signa
     found = partial(Dmarc, domain=domain, record=record, record_at=published.at, identifiers=identifiers)
     ours = [each for each in identifiers if each.aligned]
     passed = next((each for each in ours if each.result == "pass"), None)
+    if published.reason:
+        asked = Disposition.NONE if passed is not None else published.asked
+        return found(DmarcResult.TEMPERROR, published.reason, asked=asked)
     if passed is not None:
         return found(DmarcResult.PASS, f"{passed}, aligned")
     waiting = next((each for each in ours if each.result == "temperror"), None)
     if waiting is not None:
-        return found(DmarcResult.TEMPERROR, f"{waiting}, aligned")
+        why = f": {waiting.reason}" if waiting.reason else ""
+        return found(DmarcResult.TEMPERROR, f"{waiting}, aligned{why}", asked=published.asked)
     unsigned = ["no DKIM signature"] if signatures is not None and not signatures else []
     unasked = [] if spf else ["SPF was not judged"]
     reason = "; ".join(["nothing aligned passed", *unasked, *_told(identifiers), *unsigned])
@@ -300,10 +310,10 @@ def _identifiers(
     domain: str, record: Record, spf: Sequence[Spf], signatures: Sequence[Signature]
 ) -> Iterator[Identifier]:
     """What can be aligned with the author's domain."""
-    spoken = [("SPF", each.domain, each.result.value, record.strict_spf) for each in spf[:1]]
-    spoken += [("DKIM", each.domain, each.result.value, record.strict_dkim) for each in signatures]
-    for method, by, result, strict in spoken:
-        yield Identifier(method, by, result, strict, aligned(by, domain, strict=strict))
+    spoken = [("SPF", each.domain, each.result.value, record.strict_spf, each.reason) for each in spf[:1]]
+    spoken += [("DKIM", each.domain, each.result.value, record.strict_dkim, each.reason) for each in signatures]
+    for method, by, result, strict, reason in spoken:
+        yield Identifier(method, by, result, strict, aligned(by, domain, strict=strict), reason)
 
 
 def _told(identifiers: Sequence[Identifier]) -> list[str]:
@@ -360,7 +370,7 @@ def verdict(dmarc: Dmarc, ruling: Ruling) -> Verdict:
     properties = [("header.from", dmarc.domain)] if dmarc.domain else []
     if dmarc.result is DmarcResult.FAIL:
         properties.append(("policy.dmarc", str(dmarc.asked)))
-    if dmarc.asked is not Disposition.NONE:
+    if dmarc.result is DmarcResult.FAIL and dmarc.asked is not Disposition.NONE:
         properties.append(("policy.applied-disposition", str(ruling.disposition)))
     if ruling.override is not None:
         properties.append(("policy.override-reason", str(ruling.override)))

@@ -97,7 +97,8 @@ async def examine(
     """Checks what `authentication` wants checked, with one budget of time and look-ups for all of it.
 
     `receiver` is our host name, `at` when the message came in (seconds since the epoch), `explained` whether a domain
-    is asked what it says to those whom its SPF fails. What takes CPU runs in `pool`. Whatever comes in and whatever breaks, Findings come out.
+    is asked what it says to those whom its SPF fails. What takes CPU runs in `pool`. Whatever comes in and whatever
+    breaks, Findings come out.
     """
     lookups = Lookups(lookup, authentication.timeout, authentication.lookups)
     # What DMARC asks depends on no signature and no record of SPF, so none of these may keep it from its answer.
@@ -119,7 +120,7 @@ async def examine(
         by_dkim = group.create_task(checks.guarded("dkim", authentication.dkim, signed))
         by_arc = group.create_task(checks.guarded("arc", authentication.arc, sealed))
         asked = group.create_task(
-            checks.guarded("dmarc", authentication.dmarc, lambda: dmarc.discover(message, policies, pool))
+            checks.guarded("dmarc", authentication.dmarc, lambda: dmarc.discover(message, policies.share(), pool))
         )
     discovery, of_spf, signatures, chain = asked.result(), by_spf.result(), by_dkim.result(), by_arc.result()
 
@@ -161,4 +162,6 @@ async def judge(
         return Judged(findings.verdicts, faults=findings.faults)
     ruling = rule(authentication, found.asks, findings.seals, chance=chance, exempt=client.trusted)
     reason = f"{ruling.reason}; {found.reason}" if ruling.reason else ""
-    return Judged(findings.told(ruling), ruling.disposition, reason, found.domain, findings.faults)
+    return Judged(
+        findings.told(ruling), ruling.disposition, ruling.deferred, reason, found.domain, faults=findings.faults
+    )

@@ -41,7 +41,6 @@ __all__ = [
     "chosen",
     "generate",
     "load",
-    "public",
     "published",
     "read",
     "record",

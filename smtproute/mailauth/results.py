@@ -17,9 +17,7 @@ __all__ = ["field", "forged", "read", "resinfo"]
 
 _NAME = b"authentication-results"
 _REST = re.compile(rb"[ \t]*:((?:[^\n]*\n[ \t])*[^\n]*(?:\n|\Z))")
-_OUTSIDE = re.compile(
-    r'(?P<open>\()|(?P<end>;)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>(?:[^(;"\\]|\\[^\r\n])+)', re.S
-)
+_OUTSIDE = re.compile(r'(?P<open>\()|(?P<end>;)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>(?:[^(;"\\]|\\[^\r\n])+)', re.S)
 _COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>(?:[^()\\]|\\.)+)", re.S)
 _SPACE = re.compile(r"\s+")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.S)

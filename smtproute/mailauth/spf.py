@@ -173,7 +173,8 @@ async def evaluate(
 ) -> Spf:
     """check_host() of RFC 7208 4. Whatever names and records hold, a result comes out.
 
-    Only if `explained` is what the domain says to those whom it fails looked up. Without a local part the sender is postmaster (4.3). What takes CPU runs in `pool`.
+    Without a local part the sender is postmaster (4.3). Only if `explained` is what the domain says to those whom it
+    fails looked up. What takes CPU runs in `pool`.
     """
     case = _Case(ip.partition("%")[0], domain.removesuffix("."), sender, helo, receiver, identity, explained)
     if written_ip(case.ip) is None:

@@ -541,6 +541,22 @@ def test_each_mistake_has_its_line() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "mend"),
+    [
+        ('[arc.keys."d"]\n[[arc.keys."d"]]', 2, 'double brackets, the first one too: [[arc.keys."d"]].'),
+        ("[dkim.keys.d]\n[ dkim.keys.d ] # again", 2, "double brackets, the first one too: [[dkim.keys.d]]."),
+        ("[route]\n[[route]]", 2, "double brackets, the first one too: [[route]]."),
+        ("[queue]\n[listener.mx]\n[listener.mx]", 3, "A table is written once: put both into one"),
+        ('hostname = "a"\nhostname = "b"', 2, "A key is written once."),
+    ],
+)
+def test_what_is_written_twice(text: str, line: int, mend: str) -> None:
+    (mistake,) = mistakes(text + "\n")
+    assert mistake.startswith(f"smtproute.toml:{line}: not TOML: Cannot ") and mend in mistake
+    assert "in quotes" not in mistake
+
+
 def test_the_file_itself(tmp_path: Path) -> None:
     assert mistakes('hostname = "a"\ndomains = [\n') == (
         "smtproute.toml:3: not TOML: Invalid value (at the end of the file). Texts are written in quotes.",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtproute.core.author import MAX_FIELD, author
+from smtproute.core.author import MAX_BELOW, MAX_DOMAINS, MAX_FIELD, MAX_FIELDS, author
 
 NAMED = {
     b"a@b.example": "b.example",
@@ -25,6 +25,15 @@ NAMED = {
     "ü <a@bücher.example>".encode(): "xn--bcher-kva.example",
     b"a@xn--bcher-kva.example": "xn--bcher-kva.example",
     b"a@[192.0.2.1]": "[192.0.2.1]",
+    b"A <a@[IPv6:2001:db8::1]>": "[ipv6:2001:db8::1]",
+    b"a @ b.example": "b.example",
+    b"a@b(x).example": "b.example",
+    b"A (c) <a . c\r\n @ (c) b . (c) example>": "b.example",
+    b'"john" . "doe \\" x"@b.example': "b.example",
+    b"<@d.example:a@b.example>": "b.example",
+    b"<@d.example,@e.example : a@b.example>": "b.example",
+    b"a..c.@b.example": "b.example",
+    b"\xffa@b.example": "b.example",
 }
 NOBODY = {
     b"": "its From names no address",
@@ -36,11 +45,23 @@ NOBODY = {
     b"<a@b.example> c@d.example": "its From cannot be read: the brackets are in disorder",
     b"<a@b.example": "its From cannot be read: the brackets are in disorder",
     b"a@b.example>": "its From cannot be read: the brackets are in disorder",
-    b"<@d.example:a@b.example>": "its From cannot be read: the brackets are in disorder",
+    b"<a@b.example, c@b.example>": ("its From cannot be read: 'b.example , c @ b.example' is no part of an address"),
+    b"<a@b.example@b.example>": "its From cannot be read: 'b.example @ b.example' is no part of an address",
+    b"<@d.example:b.example>": (
+        "its From cannot be read: 'b.example' is no address: it needs a local part, @ and a domain"
+    ),
+    b"<a@b.example> x": "its From cannot be read: the brackets are in disorder",
+    b"\xff\xfe a@b.example": "its From cannot be read: '\ufffd\ufffd a' is no part of an address",
+    b"a\0@b.example": (
+        "its From cannot be read: '\"a\\x00\"@b.example' is no address: its quoted local part is malformed"
+    ),
+    b'"a@b.example"': "its From has an @, and names no address",
+    b"root (Cron Daemon)": "its From names no address",
+    b"<": "its From cannot be read: the brackets are in disorder",
     b"a@b.example: c@d.example;": (
         "its From cannot be read: there is an address where the name of a group is expected"
     ),
-    b"A a@b.example": "its From cannot be read: 'A a@b.example' is no address: its local part is malformed",
+    b"A a@b.example": "its From cannot be read: 'A a' is no part of an address",
     b'"a@b.example': "its From cannot be read: something in quotes or in a comment does not end",
     b"(a@b.example": "its From cannot be read: a comment does not end",
     b"a@b..example": "its From cannot be read: 'b..example' is no domain name",
@@ -62,10 +83,58 @@ def test_who_is_named(value: bytes) -> None:
 def test_who_is_not(value: bytes) -> None:
     found = author(message(value))
     assert (found.fault, found.domain) == (NOBODY[value], None)
+    assert found.hidden is (b"@" in value and not found.addresses)
+
+
+def test_names_without_quotes_show_domains() -> None:
+    """Dovecot's ENVELOPE has the address in the name, and not the one in brackets."""
+    found = author(message(b"Ceo c @ (x) d . example, <a@b.example>, x@b.example y@@ <a@b.example>, @ E <a@b.example>"))
+    assert (found.fault, [domain.key for domain in found.shown]) == (
+        "its From cannot be read: 'Ceo c' is no part of an address",
+        [],
+    )
+    found = author(
+        message(b"Ceo c @ (x) d . example <a@b.example>, x@b.example y@@ <a@b.example>, @ E x <a@b.example>")
+    )
+    assert (found.fault, [domain.key for domain in found.shown]) == ("", ["d.example", "e"])
+    assert found.domain is not None and found.domain.key == "b.example"
+    assert author(message(b'"c@d.example" <a@b.example>')).shown == ()
+
+
+def test_beyond_the_bounds_is_hidden() -> None:
+    fine = [b"a@%d.example" % number for number in range(MAX_DOMAINS)]
+    for values, fault in (
+        ([b"a@b.example"] * MAX_FIELDS, ""),
+        ([b"a@b.example"] * (MAX_FIELDS + 1), f"its From cannot be read: it is one of more than {MAX_FIELDS}"),
+        ([b"x"] * (MAX_FIELDS + 1), ""),
+        ([b", ".join(fine)], ""),
+        ([b", ".join([*fine, b"a@x.example"])], f"its From names more than {MAX_DOMAINS} domains"),
+        ([b", ".join([*fine, b"a@x.example <a@1.example>"])], f"its From names more than {MAX_DOMAINS} domains"),
+        ([b"x" * MAX_FIELD + b"x"], ""),
+    ):
+        found = author(message(*values))
+        assert found.hidden is bool(fault)
+        assert not fault or found.fault == fault
+
+
+@pytest.mark.parametrize(
+    ("head", "hidden"),
+    [
+        (b"no field\r\nFrom: a@b.example\r\n", True),
+        (b"From: a@b.example\r\nno field\r\nX: y\r\nfrom : A\r\n\t<c@d.example>\r\n", True),
+        (b"From a@b.example Sun Nov 22 10:00:00\r\nFrom: a@b.example\r\n", True),
+        (b"From: a@b.example\r\nno field\r\nX-From: c@d.example\r\n", False),
+        (b"no field\r\n\r\nFrom: c@d.example\r\n", False),
+    ],
+)
+def test_below_a_line_that_is_no_header_field_a_from_is_hidden(head: bytes, hidden: bool) -> None:
+    found = author(head + b"\r\nbody\r\n")
+    assert found.hidden is hidden
+    assert (found.fault == "it has a From below a line that is no header field") is hidden
 
 
 def test_one_field_is_wanted() -> None:
-    assert author(message()).fault == "it has no From field"
+    assert (author(message()).fault, author(message()).hidden) == ("it has no From field", False)
     twice = author(message(b"a@b.example", b"c@b.example"))
     assert (twice.fault, twice.domain) == ("it has 2 From fields", None)
     assert [str(address) for address in twice.addresses] == ["a@b.example", "c@b.example"]
@@ -87,4 +156,11 @@ def test_whatever_it_holds_an_author_or_a_fault_comes_out(parts: list[str]) -> N
 @pytest.mark.parametrize("piece", [b"(", b'"', b"a@b,", b"<", b"\\", b" ", b'""', b'"\\', b"(\\", b"(a", b"(a)", b"a:"])
 def test_work_is_bounded(piece: bytes) -> None:
     found = author(message(*[piece * (MAX_FIELD // len(piece))] * 2000))
-    assert found.fault == "it has 2000 From fields"
+    assert found.fault in ("it has 2000 From fields", "its From cannot be read: it is longer than 8192 octets")
+
+
+@pytest.mark.timeout(10)
+def test_work_below_the_header_is_bounded() -> None:
+    long = b"no field\r\n" + b"\nfrom\t" * (MAX_BELOW // 6)
+    assert author(long[:MAX_BELOW]).fault == "it has no From field"
+    assert author(long + b"From: a@b.example\r\n").fault.startswith(f"it has more than {MAX_BELOW} octets below a line")

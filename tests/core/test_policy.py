@@ -51,6 +51,28 @@ def test_what_cannot_be_judged_now_is_accepted() -> None:
     assert rule(Authentication(), doubtful, (), chance=0.0) == Ruling()
 
 
+def test_what_may_be_disowned_is_not_taken_while_that_cannot_be_told() -> None:
+    enforce = Authentication(policy=Policy.ENFORCE, trusted_sealers=(LIST,))
+    for asked in (Disposition.REJECT, Disposition.QUARANTINE):
+        doubtful = Asked("a.example", asked, 60, doubtful=True)
+        reason = f"a.example asks for {asked} where it fails, and that cannot be told now"
+        assert rule(enforce, doubtful, (), chance=0.5) == Ruling(reason=reason, deferred=True)
+        assert rule(Authentication(), doubtful, (), chance=0.5) == Ruling()
+        assert rule(enforce, doubtful, (), chance=0.5, exempt=True) == Ruling()
+        assert not rule(enforce, doubtful, [Seal(LIST, "dmarc=pass")], chance=0.5).deferred
+        assert rule(enforce, doubtful, (), chance=0.6).deferred is (asked is Disposition.REJECT), "then a quarantine"
+
+
+def test_who_hides_its_author_is_refused() -> None:
+    """Whatever DMARC came to, and whoever vouches."""
+    hidden = Asked("", hidden=True)
+    chain = [Seal(LIST, "dmarc=pass")]
+    enforce = Authentication(policy=Policy.ENFORCE, trusted_sealers=(LIST,))
+    assert rule(enforce, hidden, chain, chance=0.9) == Ruling(Disposition.REJECT, "nobody can say whose mail it is")
+    assert rule(enforce, hidden, chain, chance=0.9, exempt=True) == Ruling()
+    assert rule(Authentication(), hidden, chain, chance=0.9) == Ruling()
+
+
 @pytest.mark.parametrize(
     ("percent", "chance", "asked", "done"),
     [
@@ -115,24 +137,26 @@ def test_rulings(
     assert STRENGTH.index(said.disposition) <= STRENGTH.index(wanted)
     if policy is Policy.OBSERVE or exempt or doubtful:
         assert said.disposition is Disposition.NONE
+    if said.deferred:
+        assert doubtful and wanted is not Disposition.NONE and policy is Policy.ENFORCE and not exempt
     if said.disposition is not wanted and not doubtful:
         assert said.override is not None and said.reason
     first = next((at for at, seal in enumerate(chain) if seal.sealer not in trusted), len(chain))
     vouched = any(seal.passed for seal in chain[:first])
     if vouched:
-        assert said.disposition is Disposition.NONE
+        assert said.disposition is Disposition.NONE and not said.deferred
     # What an untrusted sealer has handed on changes nothing.
     again = rule(settings, Asked("a.example", wanted, percent, doubtful), chain[:first], chance=chance, exempt=exempt)
     assert again == said
 
 
-@given(st.text(max_size=3000), st.text(max_size=255))
-def test_a_refusal_fits_into_reply_lines(reason: str, author: str) -> None:
-    said = refusal(Judged(disposition=Disposition.REJECT, reason=reason, author=author))
+@given(st.text(max_size=3000), st.text(max_size=255), st.booleans())
+def test_a_refusal_fits_into_reply_lines(reason: str, author: str, deferred: bool) -> None:
+    said = refusal(Judged(disposition=Disposition.REJECT, deferred=deferred, reason=reason, author=author))
     lines = said.wire().split(b"\r\n")
     assert lines.pop() == b""
     assert all(len(line) <= 510 and line.isascii() and b"\r" not in line and b"\n" not in line for line in lines)
-    assert {line[:3] for line in lines} == {b"550"}
+    assert {line[:3] for line in lines} == {b"451" if deferred else b"550"}
     assert [line[3:4] for line in lines] == [b"-"] * (len(lines) - 1) + [b" "]
 
 
@@ -141,4 +165,9 @@ def test_what_the_sender_hears() -> None:
     assert str(said) == (
         "550 5.7.1 DMARC: mail in the name of a.example is refused, because a.example asks for reject; nothing aligned "
         "passed. / Send it by a server that the SPF record of a.example names, or sign it with DKIM as d=a.example."
+    )
+    said = refusal(Judged(reason="nobody can say whose mail it is; its From cannot be read: a comment does not end"))
+    assert str(said) == (
+        "550 5.7.1 The message is refused, because nobody can say whose mail it is; its From cannot be read: a comment "
+        "does not end. / Send it with one From field, and the address of its author in it (RFC 5322 3.6.2)."
     )

@@ -96,9 +96,12 @@ def test_a_subdomain_is_signed_for_by_its_parent() -> None:
     parents = settings(parents=True)
     assert not planned(TRUSTED, "x@a.b.here.example").keys
     assert planned(TRUSTED, "x@a.b.here.example", made=parents).keys == BOTH
-    assert planned(LOGIN, "x@a.b.here.example", made=parents).keys == BOTH
+    assert not planned(LOGIN, "x@a.b.here.example", made=parents).keys, "not the login's own domain"
     below = replace(LOGIN, login=Address.parse("anna@sub.here.example"))
-    assert planned(below, "x@a.here.example", made=parents).keys == BOTH
+    assert planned(below, "bob@sub.here.example", made=parents).keys == BOTH
+    assert not planned(below, "x@a.here.example", made=parents).keys
+    owned = aliases({"x@a.here.example": "anna@sub.here.example"})
+    assert planned(below, "x@a.here.example", made=parents, by=owned).keys == BOTH
     own = settings(parents=True, keys={**KEYS, "sub.here.example": (key("sub.here.example"),)})
     assert not planned(LOGIN, "x@sub.here.example", made=own).keys, "that domain signs with a key of its own"
     assert not planned(below, "x@here.example", made=own).keys

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from smtproute.config import load
-from smtproute.core.finding import Severity
+from smtproute.core.finding import Finding, Severity
 from smtproute.doctor import examine, watch
-from tests.doctor.test_findings import HERE, loaded
+from smtproute.doctor.dns.questions import questions
+from smtproute.doctor.survey import Survey
+from tests.doctor.test_findings import HERE, loaded, private_key
 
 MAIN = "from smtproute.cli import main; main()"
 
@@ -101,3 +103,74 @@ def test_a_key_that_no_file_can_be(selector: str, name: str, tmp_path: Path) -> 
     file.write_text('[docker_mailserver]\nconfig = "."\nenv = "mailserver.env"\n')
     found = examine(load(str(file), {}, fqdn=lambda: "mail.example.org"))
     assert name in {each.name for each in found}
+
+
+KEY_TABLE = "mail._domainkey.example.org example.org:mail:/etc/opendkim/keys/example.org/mail.private\n"
+
+
+def without_seals(tmp_path: Path, env: str) -> Path:
+    """A folder that forwards, with an OpenDKIM key and nothing that seals; the environment says `env`."""
+    folder = tmp_path / "folder"
+    shutil.copytree(HERE / "arc-missing", folder)
+    key = folder / "opendkim/keys/example.org/mail.private"
+    key.parent.mkdir(parents=True)
+    key.write_bytes(private_key(2048))
+    key.chmod(0o600)
+    (folder / "opendkim/KeyTable").write_text(KEY_TABLE)
+    (folder / "opendkim/SigningTable").write_text("*@example.org mail._domainkey.example.org\n")
+    (folder / "mailserver.env").write_text(f"{env}\nENABLE_SRS=1\n")
+    (folder / "smtproute.toml").open("a").write('env = "mailserver.env"\n')
+    return folder
+
+
+def findings(folder: Path) -> list[Finding]:
+    return examine(load(str(folder / "smtproute.toml"), {}, fqdn=lambda: "mail.example.org"))
+
+
+@pytest.mark.peer("openssl")
+@pytest.mark.parametrize("more", ["", "lists@sub.example.net anna@example.org\n"])
+def test_with_the_key_of_opendkim_this_relay_seals(more: str, tmp_path: Path) -> None:
+    """What the finding says is done word for word, also where a domain has no key; then nothing is left to say."""
+    folder = without_seals(tmp_path, "ENABLE_RSPAMD=0")
+    (folder / "postfix-virtual.cf").open("a").write(more)
+    before = findings(folder)
+    (finding,) = [each for each in before if each.name == "arc-missing"]
+    assert "ENABLE_OPENDKIM=0" in finding.instead
+    (folder / "smtproute.toml").open("a").write(finding.instead + "\n")
+    assert findings(folder) == [each for each in before if each != finding]
+
+
+@pytest.mark.peer("openssl")
+@pytest.mark.parametrize("made", [False, True])
+def test_with_rspamd_off_and_no_key_both_are_asked_for(made: bool, tmp_path: Path) -> None:
+    """An arc.conf names the key that is there, else one of a new selector with the command that makes it."""
+    folder = without_seals(tmp_path, f"ENABLE_RSPAMD={int(made)}\nENABLE_OPENDKIM=0")
+    shutil.rmtree(folder / "opendkim")
+    if made:
+        key = folder / "rspamd/dkim/other.txt"
+        key.parent.mkdir(parents=True)
+        key.write_bytes(private_key(2048))
+        key.chmod(0o600)
+        path = "/tmp/docker-mailserver/rspamd/dkim/other.txt"
+        (folder / "rspamd/override.d").mkdir()
+        signing = f'domain {{ example.org {{ path = "{path}"; selector = "here"; }} }}\n'
+        (folder / "rspamd/override.d/dkim_signing.conf").write_text(signing)
+    (finding,) = findings(folder)
+    told = finding.instead.splitlines()
+    assert ("ENABLE_RSPAMD=1" in told, "ENABLE_OPENDKIM=0" in told) == (not made, not made)
+    assert ("setup config dkim domain example.org selector rspamd" in told) is not made
+    if made:
+        arc = "\n".join(line for line in told if line.endswith((";", "}")))
+        (folder / "rspamd/override.d/arc.conf").write_text(arc + "\n")
+        (folder / "postfix-main.cf").write_text("smtp_header_checks =\n")
+        assert "smtp_header_checks = (in postfix-main.cf)" in told
+        assert findings(folder) == []
+
+
+@pytest.mark.peer("openssl")
+def test_of_two_keys_for_one_record_the_one_that_signs_is_asked_for(tmp_path: Path) -> None:
+    snapshot = loaded("dkim-one-record", tmp_path)
+    (found,) = [each for each in examine(snapshot) if each.name == "dkim-one-record"]
+    assert "mail._domainkey.example.org can hold only one" in found.what and "ENABLE_OPENDKIM=0" in found.instead
+    (key,) = questions(Survey(snapshot)).keys
+    assert key.where.startswith("rspamd/override.d/dkim_signing.conf")

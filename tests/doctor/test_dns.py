@@ -125,6 +125,7 @@ def zone() -> Zone:
             DOMAIN: {"MX": [f"10 {HOST}"], "TXT": ["something else", spf]},
             "fwd.example.org": {"TXT": [spf]},
             f"_dmarc.{DOMAIN}": {"TXT": [f"v=DMARC1; p=reject; rua=mailto:dmarc@{DOMAIN}"]},
+            f"{DOMAIN}._report._dmarc.b.example": {"TXT": ["v=DMARC1"]},
             "gmail.com": {"MX": ["5 gmail-smtp-in.l.google.com"]},
             "far.example": {"MX": ["5 mx.far.example"]},
         }
@@ -162,7 +163,7 @@ OURS = f"ip4:{V4} ip6:{V6}"
 MENDED = {
     "spf-missing": f"v=spf1 {OURS} ~all",
     "spf-two-records": f"v=spf1 ip4:{V4} include:other.example ip6:{V6} ~all",
-    "spf-syntax": f"v=spf1 {OURS} -all",
+    "spf-syntax": f"v=spf1 ip6:{V6} ip4:{V4} -all",
     "spf-lookups": f"v=spf1 {OURS} a:h0.example.org",
     "spf-void-lookups": f"v=spf1 {OURS} -all",
     "spf-not-covered": f"v=spf1 {OURS} include:other.example -all",
@@ -353,7 +354,24 @@ async def test_dkim_that_is_weak_or_on_trial(bits: int, testing: bool, name: str
     ("texts", "name", "says", "mended"),
     [
         ([], "dmarc-missing", "no DMARC record", "v=DMARC1; p=none; rua=mailto:postmaster@example.org"),
-        (["v=DMARC1; p=quarantine", "v=DMARC1; p=reject"], "dmarc-two-records", "2 DMARC records", "v=DMARC1; p="),
+        (
+            ["v=DMARC1; p=reject", "v=DMARC1; p=none"],
+            "dmarc-two-records",
+            "2 DMARC records",
+            "v=DMARC1; p=none; rua=",
+        ),
+        (
+            ["v=DMARC1 p=none"],
+            "dmarc-syntax",
+            "what it means: a semicolon is missing before p=.",
+            "v=DMARC1; p=none; rua=",
+        ),
+        (
+            ["v=DMARC1; p=none, rua=mailto:a@b.example"],
+            "dmarc-syntax",
+            "a semicolon is missing before rua=.",
+            "v=DMARC1; p=none; rua=mailto:a@b.example",
+        ),
         (
             ["v=DMARC1; p=reject; ruaa=mailto:a@b.example"],
             "dmarc-syntax",
@@ -491,6 +509,10 @@ async def test_a_policy_that_hangs_on_spf_alone(
         ),
         ({(DOMAIN, "MX"): [f"10 {V4}"]}, [("error", "mx-address", DOMAIN)]),
         ({(DOMAIN, "MX"): ["10 alias.example"], ("alias.example", "CNAME"): [HOST]}, [("warning", "mx-alias", DOMAIN)]),
+        (
+            {(HOST, "A"): [], (HOST, "AAAA"): [], (DOMAIN, "MX"): ["10 al.example"], ("al.example", "CNAME"): [HOST]},
+            [("error", "hostname-without-address", HOST), ("warning", "mx-alias", DOMAIN)],
+        ),
         ({(REVERSE, "PTR"): []}, [("error", "ptr-missing", REVERSE)]),
         ({(REVERSE, "PTR"): ["else.example"]}, [("error", "ptr-leads-elsewhere", REVERSE)]),
         (

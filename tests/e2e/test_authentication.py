@@ -149,7 +149,10 @@ async def test_observe_tells_and_delivers(lab: Lab) -> None:
     )
     assert len(far.received) == 1
     trace = "\n".join(render(await lab.trace(relay, message)))
-    assert "  none: else.example asks for reject, which is not done: policy is observe; nothing aligned passed" in trace
+    assert (
+        "  disposition none: else.example asks for reject, which is not done: policy is observe; nothing aligned passed"
+        in trace
+    )
 
 
 async def test_enforce_refuses_what_the_domain_disowns(lab: Lab) -> None:
@@ -226,6 +229,35 @@ async def test_a_share_of_such_mail(lab: Lab) -> None:
     await lab.delivered(relay, "anna@example.org")
     (junk,) = (lab.folder / "state/mail/example.org/anna/.Junk/new").iterdir()
     assert b"sampled_out" in junk.read_bytes()
+
+
+async def test_enforce_waits_where_a_name_server_that_fails_hides_who_it_is(lab: Lab) -> None:
+    """Else whoever forges a letter signs it with a name below the domain that nobody can look up."""
+    relay, _ = await started(lab)
+    content = signed(lab, "lame.else.example")
+    lab.zone.set("mail._domainkey.lame.else.example", "TXT", Fault.SERVFAIL)
+    (answer,) = (await lab.send(relay, "anna@example.org", content=content)).answers
+    said = str(answer.reply)
+    assert said.startswith("451 4.7.0 DMARC: mail in the name of else.example is not taken now, because else.example")
+    assert "DKIM of lame.else.example: temperror, aligned: " in said
+    assert "mail._domainkey.lame.else.example" in said and "This is temporary, and nothing is lost" in said
+    (event,) = lab.journal.of(Happening.REFUSED)
+    assert event.facts["says"] == "policy" and "dmarc=temperror" in event.facts["why"]
+
+    lab.zone.set("_dmarc.sub.else.example", "TXT", Fault.SERVFAIL)
+    below = LETTER.replace(b"friend@else.example", b"friend@sub.else.example")
+    (answer,) = (await lab.send(relay, "anna@example.org", content=below)).answers
+    assert str(answer.reply).startswith("451 4.7.0 ") and "_dmarc.sub.else.example could not be" in str(answer.reply)
+
+
+@pytest.mark.parametrize("listener", ["", 'trusted_networks = ["127.0.0.0/8"]'])
+async def test_enforce_waits_for_nobody_else(lab: Lab, listener: str) -> None:
+    """Not where no such policy is known, nor for a trusted client."""
+    relay, _ = await started(lab, record="v=DMARC1; p=reject" if listener else "v=DMARC1; p=none", listener=listener)
+    content = signed(lab, "lame.else.example")
+    lab.zone.set("mail._domainkey.lame.else.example", "TXT", Fault.SERVFAIL)
+    await lab.delivered(relay, "anna@example.org", content=content)
+    assert "dmarc=temperror" in told(results(lab.mailbox("anna@example.org")[0]))
 
 
 TRUSTING = ENFORCE + '    trusted_sealers = ["list.example"]\n'
@@ -374,3 +406,66 @@ async def test_what_lmtp_takes_to_junk_is_marked(lab: Lab, record: str, flagged:
     await lab.delivered(relay, "anna@example.org")
     assert store.received[0].content.count(b"X-Spam-Flag: YES\r\n") == flagged
     assert told(results(store.received[0].content))[-2:] == ["dmarc=fail", "arc=none"]
+
+
+BANK = b"ceo@else.example"
+SPOOFS = {
+    "an empty From above": b"From: \r\nFrom: " + BANK,
+    "an empty From below": b"From: " + BANK + b"\r\nFrom:",
+    "a group of nobody above": b"From: x:;\r\nFrom: " + BANK,
+    "a broken From above": b"From: <\r\nFrom: " + BANK,
+    "a broken From below": b"From: " + BANK + b"\r\nFrom: <",
+    "a source route": b"From: <@a.example:" + BANK + b">",
+    "blanks around the @": b"From: ceo @ else.example",
+    "a comment in the domain": b"From: ceo@else(x).example",
+    "a name without quotes": b"From: " + BANK + b" <x@nobody.example>",
+}
+HIDDEN = {
+    "a quote that does not end": b'From: "Ceo <' + BANK + b">",
+    "a bracket that does not end": b"From: Ceo <" + BANK,
+    "text behind the bracket": b"From: Ceo <" + BANK + b"> x",
+    "a bracket behind": b"From: <" + BANK + b"> <",
+    "two addresses without a comma": b"From: <" + BANK + b"> <x@nobody.example>",
+    "octets before the address": b"From: \xff\xfe " + BANK,
+    "an address in quotes": b'From: "' + BANK + b'"',
+    "more than 8 KiB": b"From: " + b"\r\n ".join([b"x" * 900] * 10) + b" <" + BANK + b">",
+    "the 11th From": b"From: a@a.example\r\n" * 10 + b"From: " + BANK,
+    "the 11th domain": b"From: " + b",".join(b"a@d%d.example" % number for number in range(10)) + b", " + BANK,
+    "a line that is no field above": b"no field\r\nFrom: " + BANK,
+}
+HARMLESS = {
+    "cron": b"From: root (Cron Daemon)",
+    "no From": b"X-From: x",
+    "nobody": b"From: <>",
+    "a display name": b'From: "ceo@else.example" <x@nobody.example>',
+}
+
+
+async def test_no_odd_from_gets_past_the_policy(lab: Lab) -> None:
+    relay, _ = await started(lab)
+    rest = LETTER[LETTER.index(b"\r\n") + 2 :]
+    assert LETTER.startswith(b"From:") and b"\r\nFrom:" not in rest
+
+    async def reply(head: bytes) -> str:
+        dialogue = await lab.send(relay, "anna@example.org", content=head + b"\r\n" + rest, sender="x@nobody.example")
+        return str(dialogue.answers[0].reply)
+
+    spoofs = {case: await reply(head) for case, head in SPOOFS.items()}
+    assert {case: said[:56] for case, said in spoofs.items()} == dict.fromkeys(
+        SPOOFS, "550 5.7.1 DMARC: mail in the name of else.example is ref"
+    )
+    hidden = {case: await reply(head) for case, head in HIDDEN.items()}
+    assert {case: said[:73] for case, said in hidden.items()} == dict.fromkeys(
+        HIDDEN, "550 5.7.1 The message is refused, because nobody can say whose mail it is"
+    )
+    assert {(await reply(head))[:3] for head in HARMLESS.values()} == {"250"}
+
+
+@pytest.mark.parametrize(("more", "listener"), [("", ""), (ENFORCE, 'trusted_networks = ["127.0.0.0/8"]')])
+async def test_who_hides_is_only_told_where_nothing_is_enforced(lab: Lab, more: str, listener: str) -> None:
+    relay, _ = await started(lab, more, listener=listener)
+    content = LETTER[LETTER.index(b"\r\n") + 2 :]
+    await lab.delivered(relay, "anna@example.org", content=HIDDEN["a quote that does not end"] + b"\r\n" + content)
+    (kept,) = lab.mailbox("anna@example.org")
+    assert "dmarc=permerror" in told(results(kept))
+    assert b"its From cannot be read: something in quotes or in a comment does not end" in b" ".join(kept.split())

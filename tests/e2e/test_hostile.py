@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import textwrap
+import threading
 
 import pytest
 
@@ -295,6 +296,25 @@ async def test_what_one_server_lacks_another_may_have_and_nobody_is_quoted_who_d
     (bounced,) = await lab.journal.seen(Happening.BOUNCED, message)
     dsn = (await relay.spool.content(bounced.facts["dsn"])).decode()
     assert "<x@far.example>: this relay said: 554 5.6.3 " in dsn and "Remote-MTA" not in dsn
+
+
+async def test_a_large_header_is_read_beside_the_loop(lab: Lab) -> None:
+    far = await lab.upstream("far.example")
+    relay = await lab.application(f"far.example:{far.port}")
+    door = relay._intake.door(next(iter(relay.snapshot().settings.listeners.values())))
+    here = threading.get_ident()
+    small, large = (b"X: y\r\n" * count + b"\r\n" + b"body\r\n" * 100_000 for count in (100, 10_000))
+    assert await door._read(small, lambda _: threading.get_ident()) == here
+    assert await door._read(large, lambda _: threading.get_ident()) != here
+
+    many = b"X: y\r\n" * 10_000
+    forged = b"Authentication-Results: mail.example.org; spf=pass\r\n"
+    for content in (many + forged + LETTER, many + forged + LETTER + b"body\r\n" * 100_000):
+        await lab.delivered(relay, "x@far.example", content=content)
+        received = far.received[-1].content
+        assert received.endswith(content.removeprefix(many + forged)) and forged not in received
+    dialogue = await lab.send(relay, "x@far.example", content=many + b"Received: by a\r\n" * 51 + LETTER)
+    assert "554 5.4.6 Too many hops" in str(dialogue.answers[0].reply)
 
 
 async def test_nothing_that_a_server_says_steers_a_terminal(lab: Lab) -> None:

@@ -181,14 +181,16 @@ async def test_keys_change_with_a_reload(lab: Lab) -> None:
     assert not dkim.verify(far.received[1].content, dnsfunc=lab.txt), "signed before the key was changed"
 
 
-async def test_a_bounce_is_signed_for_the_hostname(lab: Lab) -> None:
-    relay, far = await started(lab, key(lab, "mail.example.org"), script=(on("RCPT", "550 5.7.1 No", times=1),))
+@pytest.mark.parametrize("domain", ["mail.example.org", "example.org"])
+async def test_a_bounce_is_signed_for_the_hostname_or_a_domain_above(lab: Lab, domain: str) -> None:
+    relay, far = await started(lab, key(lab, domain), script=(on("RCPT", "550 5.7.1 No", times=1),))
     message = await lab.accepted(relay, "you@far.example", listener="app", sender="x@far.example")
     (told,) = await lab.journal.seen(Happening.BOUNCED, message)
     await lab.journal.finished(told.facts["dsn"], 1)
     content = far.received[-1].content
     assert b"MAILER-DAEMON@mail.example.org" in content
-    assert await signers(lab, content) == ["mail.example.org rsa"]
+    assert await signers(lab, content) == [f"{domain} rsa"]
+    assert unsigned(lab, told.facts["dsn"]) == []
 
 
 async def test_a_seal_covers_the_signatures(lab: Lab) -> None:

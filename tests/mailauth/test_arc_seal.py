@@ -30,7 +30,7 @@ from arc_peers import (
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 from dkim.canonicalization import Relaxed
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smtproute.core.message import fields
@@ -158,18 +158,19 @@ def signed_spans(raw: bytes) -> list[tuple[int, int]]:
 
 
 @given(_header, _body, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_changed_octet_in_a_signed_part_of_any_message_fails(header: bytes, body: bytes, data: st.DataObject) -> None:
-    once = sealed(message(body + b"x\r\n", header), NONE)
+    once = sealed(message(body + b"x\r\n", header), NONE, OTHER)
     spans = signed_spans(once)
     start, end = data.draw(st.sampled_from(spans))
     at, octet = data.draw(st.integers(start, end - 1)), data.draw(st.integers(33, 126))
     changed = once[:at] + bytes([octet]) + once[at + 1 :]
-    # A name's case is folded before signing; white space is never put in here, though it may be taken out.
+    assume(once[at + 1 : at + 2] != b"=")  # the last digit of base64 has bits that nobody reads
+    # A name's case is folded before signing.
     before, after = once[at : at + 1], bytes([octet])
     in_name = (start, end) != spans[-1] and at < once.index(b":", start)
     same = before == after or (in_name and before.lower() == after.lower())
-    assert (judged(changed).status is PASS) is same
+    assert (judged(changed, BOTH).status is PASS) is same
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_results_in_the_message_never_enter_the_seal() -> None:
 
 
 def test_what_the_results_say_in_comments_is_kept() -> None:
-    """authres, by which dkimpy as it comes reads results and writes them again, drops comments: ours are the reasons."""
+    """authres, by which dkimpy as it comes reads results and writes them again, drops comments."""
     authres = pytest.importorskip("authres", reason="dkimpy signs ARC only with the package authres")
     text = f"{AUTHSERV_ID}; spf=pass (192.0.2.1 is permitted) smtp.mailfrom=ada@sender.example"
     assert "permitted" not in str(authres.parse(f"Authentication-Results: {text}"))

@@ -163,7 +163,7 @@ def test_our_field() -> None:
         b"Authentication-Results: mx.example.org;\r\n"
         b" arc=fail (ARC-Seal 2: the signature does not match);\r\n"
         b' spf=pass smtp.mailfrom=a@b.example smtp.remote-ip="2001:db8::1";\r\n'
-        b' iprev=fail (a; b) policy.note=""\r\n'
+        b' iprev=fail (a, b) policy.note=""\r\n'
     )
     assert field("mx.bücher.example", []) == b"Authentication-Results: mx.xn--bcher-kva.example;\r\n none\r\n"
     assert field(US, []) == b"Authentication-Results: mx.example.org;\r\n none\r\n"

@@ -48,6 +48,7 @@ ORDERS = [
     # The third set of rspamd 3.4 signs the sets before it in the wrong order, and nobody believes it, itself included.
     if WE in order and order[2] is not RSPAMD
 ]
+# Each message takes part, in two or three of the orders.
 CHAINS = [(order, list(MESSAGES)[at % len(MESSAGES)]) for at, order in enumerate(ORDERS)]
 
 

@@ -198,7 +198,38 @@ def test_alignment(
     record: str, spf: tuple[str, str] | None, signatures: Sequence[tuple[str, str]] | None, result: str
 ) -> None:
     found = judged(published(record), spf=spf, signatures=signatures)
-    assert (found.result, found.asked) == (result, REJECT if result == "fail" else NONE)
+    assert (found.result, found.asked) == (result, REJECT if result in ("fail", "temperror") else NONE)
+
+
+def test_a_temperror_tells_what_waits_and_what_is_asked_for_meanwhile() -> None:
+    names = published("v=DMARC1; p=reject; sp=quarantine; pct=50")
+    waits = judged(names, "x@a.example.org", spf=("b.example.org", "temperror"))
+    assert waits.reason == "SPF of b.example.org: temperror, aligned"
+    assert (waits.result, waits.asked, waits.asks.percent, waits.asks.doubtful) == ("temperror", QUARANTINE, 50, True)
+    assert judged(names, spf=("else.example", "temperror")).result == "fail", "nobody waits for what is not aligned"
+    assert judged(published("v=DMARC1; p=none"), spf=("example.org", "temperror")).asked is NONE
+
+
+def test_a_domain_that_does_not_answer_is_under_the_policy_of_its_organisation() -> None:
+    """Until it answers: a name below an organisation whose server fails is easily found, or made to fail."""
+    names = {**published("v=DMARC1; p=none; sp=reject"), "_dmarc.a.example.org": TIMEOUT}
+    found = judged(names, "x@a.example.org", spf=("else.example", "pass"))
+    assert (found.result, found.asked, found.asks.doubtful) == ("temperror", REJECT, True)
+    assert found.reason == "_dmarc.a.example.org could not be looked up: _dmarc.a.example.org: timeout"
+    passed = judged(names, "x@a.example.org", spf=("a.example.org", "pass"))
+    assert (passed.result, passed.asked) == ("temperror", NONE), "by that policy it would pass"
+    for nothing in ({}, published("v=DMARC1"), {"_dmarc.example.org": TIMEOUT}):
+        unknown = judged({**nothing, "_dmarc.a.example.org": TIMEOUT}, "x@a.example.org")
+        assert (unknown.result, unknown.asked, unknown.reason) == ("temperror", NONE, found.reason)
+
+
+def test_of_several_authors_one_that_may_fail_counts() -> None:
+    names = {**published("v=DMARC1; p=reject"), **published("v=DMARC1; p=none", domain="b.example")}
+    both = judged(names, "x@b.example, y@example.org", signatures=[("example.org", "temperror")])
+    assert (both.result, both.asked) == ("temperror", REJECT)
+    names["_dmarc.b.example"] = {"TXT": ["v=DMARC1; p=reject"]}
+    both = judged(names, "y@example.org, x@b.example", signatures=[("example.org", "temperror")])
+    assert (both.result, both.asked, both.domain) == ("fail", REJECT, "b.example"), "it fails, whatever the other does"
 
 
 def test_a_public_suffix_is_nobodys_parent() -> None:
@@ -220,7 +251,9 @@ def test_authors_of_all_kinds() -> None:
     assert judged({}, "").reason == "it has no From field"
     assert judged({}, "nobody").reason == "its From names no address"
     assert judged({}, "a@[192.0.2.1]") == Dmarc(DmarcResult.NONE, "its From names an address literal", "[192.0.2.1]")
-    assert {judged({}, each).result for each in ("", "nobody", "<", "a@[192.0.2.1]")} == {DmarcResult.NONE}
+    assert {judged({}, each).result for each in ("", "nobody", "root (Cron Daemon)", "<", "a@[192.0.2.1]")} == {
+        DmarcResult.NONE
+    }
 
 
 def test_several_authors_pass_nowhere_and_the_strictest_policy_counts() -> None:
@@ -235,6 +268,37 @@ def test_several_authors_pass_nowhere_and_the_strictest_policy_counts() -> None:
     assert (nothing.result, nothing.reason) == ("permerror", "its From names several domains")
     passed = judged(names, "a@example.org\r\nFrom: b@example.org", spf=("example.org", "pass"))
     assert (passed.result, passed.reason) == ("permerror", "it has 2 From fields")
+
+
+@pytest.mark.parametrize("broken", ["", "<", "x:;", '"'])
+def test_a_broken_from_beside_it_hides_no_author(broken: str) -> None:
+    names = published("v=DMARC1; p=reject")
+    for author in (f"{broken}\r\nFrom: boss@example.org", f"boss@example.org\r\nFrom: {broken}"):
+        found = judged(names, author)
+        assert (found.result, found.domain, found.asked, found.hidden) == ("fail", "example.org", REJECT, False)
+        passed = judged(names, author, spf=("example.org", "pass"))
+        assert (passed.result, passed.reason) == ("permerror", "it has 2 From fields")
+
+
+def test_an_author_that_cannot_be_read_is_a_permerror() -> None:
+    names = published("v=DMARC1; p=reject")
+    for author in ('"boss <boss@example.org>', 'boss@example.org\r\nFrom: "boss <boss@example.org>'):
+        found = judged(names, author, spf=("example.org", "pass"))
+        assert (found.result, found.domain, found.asks.hidden) == ("permerror", "", True)
+        assert found.reason == "its From cannot be read: something in quotes or in a comment does not end"
+
+
+def test_a_domain_that_is_merely_shown_may_fail_but_passes_nothing() -> None:
+    names = {**published("v=DMARC1; p=none", domain="evil.example"), **published("v=DMARC1; p=reject")}
+    shown = judged(names, "boss@example.org <x@evil.example>", spf=("evil.example", "pass"))
+    assert (shown.result, shown.domain, shown.asked) == ("fail", "example.org", REJECT)
+    assert shown.reason.startswith("its From has an address where a name is expected, and this fails: nothing")
+    other = judged(names, "boss@other.example <x@evil.example>", spf=("evil.example", "pass"))
+    assert (other.result, other.domain) == ("pass", "evil.example")
+    literal = judged(names, "boss@other.example <x@[192.0.2.1]>", spf=("other.example", "pass"))
+    assert (literal.result, literal.domain) == ("none", "[192.0.2.1]")
+    own = judged(names, "boss@example.org <boss@example.org>", spf=("example.org", "pass"))
+    assert own.result == "pass"
 
 
 def test_a_flood_of_authors_is_bounded() -> None:

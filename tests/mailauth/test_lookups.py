@@ -8,7 +8,7 @@ import pytest
 from spf_zone import TIMEOUT, ZoneLookup
 
 from smtproute.core.lookup import Unanswered
-from smtproute.mailauth.lookups import Lookups
+from smtproute.mailauth.lookups import AT_ONCE, Lookups
 
 NAMES = {
     "a.example": {"TXT": ["hello"], "A": ["192.0.2.1"], "AAAA": ["2001:db8::1"], "MX": ["10 b.example"]},
@@ -94,7 +94,7 @@ async def test_the_time_runs_from_the_making(monkeypatch: pytest.MonkeyPatch) ->
     loop = asyncio.get_running_loop()
     lookups = Lookups(Gate(), 60.0, 100)
     now = loop.time
-    monkeypatch.setattr(loop, "time", lambda: now() + 59.99)
+    monkeypatch.setattr(loop, "time", lambda: now() + 60.0)
     async with asyncio.timeout(30):
         with pytest.raises(Unanswered, match="no answer within 60 seconds"):
             await lookups.texts("a.example")
@@ -110,3 +110,48 @@ async def test_there_is_a_most_of_questions() -> None:
             await lookups.texts("c.example")
     assert await lookups.texts("a.example") == (b"hello",)
     assert zone.asked == [("a.example", "TXT"), ("b.example", "TXT")]
+
+
+class Silent(ZoneLookup):
+    """Never answers for names that begin with `silent`."""
+
+    def __init__(self) -> None:
+        super().__init__(NAMES)
+        self.now = self.most = 0
+
+    async def texts(self, name: str) -> tuple[bytes, ...]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            if name.startswith("silent"):
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+            return await super().texts(name)
+        finally:
+            self.now -= 1
+
+
+async def test_of_one_check_a_few_are_asked_at_once() -> None:
+    silent = Silent()
+    share = Lookups(silent, 60.0, 100).share()
+    await asyncio.gather(*(share.texts(f"{number}.example") for number in range(50)))
+    assert silent.most == AT_ONCE
+
+
+async def test_silent_servers_keep_nobody_from_being_asked() -> None:
+    """Who comes last is asked in time; and another check does not wait at all."""
+    lookups = Lookups(Silent(), 3.0, 100)
+    share, other = lookups.share(), lookups.share()
+    names = [f"silent{number}.example" for number in range(4 * AT_ONCE)]
+    *silent, last, beside = await asyncio.gather(
+        *map(share.texts, names), share.texts("a.example"), other.texts("b.example"), return_exceptions=True
+    )
+    assert (last, beside) == ((b"hello",), ())
+    said = {str(each).partition(": ")[2] for each in silent}
+    assert "no answer while other questions of the message waited" in said
+    assert said <= {"no answer while other questions of the message waited", "no answer within 3 seconds"}
+
+
+async def test_where_nobody_waits_the_time_is_whole() -> None:
+    with pytest.raises(Unanswered, match=r"no answer within 0\.01 seconds"):
+        await Lookups(Silent(), 0.01, 100).share().texts("silent.example")

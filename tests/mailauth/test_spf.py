@@ -16,8 +16,8 @@ from spf_zone import TIMEOUT, ZoneLookup, evaluated
 from smtproute.core.address import Address
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.lookup import Unanswered
-from smtproute.core.settings import Resolver as ResolverSettings
 from smtproute.core.settings import Authentication, Role
+from smtproute.core.settings import Resolver as ResolverSettings
 from smtproute.mailauth import spf
 from smtproute.mailauth.judgement import examine
 from smtproute.mailauth.lookups import Lookups

@@ -160,8 +160,8 @@ def signed_twice(signing: Signing | None, opendkim: Iterable[KeyFile], environme
     both = dict.fromkeys(key.domain for key in signing.keys if any(key.domain == each.domain for each in opendkim))
     if environment.on("ENABLE_OPENDKIM") and both:
         what = (
-            f"rspamd and OpenDKIM both sign mail of {', '.join(both)}, here as there (here of two keys with one selector"
-            " only rspamd's). docker-mailserver advises against running both: rspamd is enough."
+            f"rspamd and OpenDKIM both sign mail of {', '.join(both)}, here as there (here of two keys with one"
+            " selector only rspamd's). docker-mailserver advises against running both: rspamd is enough."
         )
         yield warning("dkim-twice", environment.rule("ENABLE_OPENDKIM"), what, "ENABLE_OPENDKIM=0")
 

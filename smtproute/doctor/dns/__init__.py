@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from smtproute.core.finding import Finding, warning
 from smtproute.doctor.dns import dkim, dmarc, exchangers, relay, spf
 from smtproute.doctor.dns.answers import Answers
+from smtproute.doctor.survey import listed
 
 __all__ = ["examine"]
 
@@ -20,5 +21,16 @@ def examine(answers: Answers) -> Iterator[Finding]:
     """What is missing or wrong, each with the record to publish."""
     for family in (relay, exchangers, spf, dkim, dmarc):
         yield from family.examine(answers)
-    for name, why in answers.unanswered().items():
-        yield warning("dns-unanswered", name, f"DNS does not answer now: {why}. What is published there is not judged.")
+    match list(answers.unanswered().items()):
+        case []:
+            return
+        case [(name, why)]:
+            what = f"DNS does not answer now: {why}. What is published there is not judged."
+            yield warning("dns-unanswered", name, what)
+        case [(name, why), *_] as several:
+            names = [each for each, _ in several]
+            what = (
+                f"DNS does not answer now for {len(names)} names: {listed(names, len(names))} (of the first: {why})."
+                " What is published there is not judged."
+            )
+            yield warning("dns-unanswered", name, what)

@@ -19,9 +19,7 @@ Results = Mapping[str, Spf]
 """By IP address."""
 
 
-async def advised(
-    domain: str, records: Sequence[str], nobody: str, ask: Callable[[str], Awaitable[Results]]
-) -> str:
+async def advised(domain: str, records: Sequence[str], nobody: str, ask: Callable[[str], Awaitable[Results]]) -> str:
     """What to publish instead of these records; "" where nothing can be said.
 
     `ask` tells what a record comes to for our own addresses, and for `nobody`, an address that no record may pass.
@@ -61,8 +59,7 @@ def _better(domain: str, record: str, results: Results, nobody: str) -> str:
             if each.reason.endswith((f": {term}", f": {term.partition('=')[2] or term}")):
                 return _closed([kept for kept in terms if kept != term])
     if everybody := passing_all(domain, nobody, results[nobody]):
-        by_it = [ip for ip, each in own.items() if passing_all(domain, ip, each)]
-        return with_ours(_closed(["~all" if term == everybody else term for term in terms]), by_it)
+        return _closed(["~all" if term == everybody else term for term in terms])
     return with_ours(record, [ip for ip, each in own.items() if each.result is not SpfResult.PASS])
 
 
@@ -93,7 +90,7 @@ def _meant(term: str, domain: str) -> Iterator[str]:
 
 
 def _merged(records: Sequence[list[str]]) -> list[str]:
-    """All that the records name, in one: a redirect of one of several is an `include`, their ends are one at the end."""
+    """All that the records name, in one. A redirect of one of several is an `include`; they end with one `all`."""
     if len(records) == 1:
         return _single(records[0])
     terms = dict.fromkeys(term for record in records for term in _single(record))

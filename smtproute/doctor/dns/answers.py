@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from smtproute.mailauth.dmarc import organisational
 from smtproute.mailauth.lookups import Lookups
 from smtproute.mailauth.spf import Spf, SpfResult, evaluate
 
-__all__ = ["NOBODY", "Answer", "Answers", "Zones", "gathered", "public"]
+__all__ = ["NOBODY", "Answer", "Answers", "Zones", "gathered", "permissions", "public"]
 
 NOBODY = "240.0.0.1"
 """An address that nobody has, nor writes into a record (RFC 1112 4): every SPF record is walked to its end for it."""
 _SECONDS = 15.0
 _MOST = 20_000
 """Questions; a domain takes about ten."""
+_REPORTED = re.compile(r"mailto:[^\s@,!;]+@([^\s@,!;]+)", re.I)
 
 
 class Zones(Lookup, Protocol):
@@ -82,6 +84,13 @@ def public(ip: str) -> bool:
     return ip_address(ip).is_global
 
 
+def permissions(domain: str, text: str) -> dict[str, str]:
+    """By foreign host that a DMARC record has reports sent to, where the record is that allows it (RFC 7489 7.1)."""
+    hosts = dict.fromkeys(host.lower().rstrip(".") for host in _REPORTED.findall(text))
+    own = organisational(domain)
+    return {host: f"{domain}._report._dmarc.{host}" for host in hosts if organisational(host) != own}
+
+
 async def gathered(questions: Questions, zones: Zones, pool: Executor, seconds: float = _SECONDS) -> Answers:
     """Asks everything, what depends on nothing first, all within so many seconds."""
     deadline = asyncio.get_running_loop().time() + seconds
@@ -119,12 +128,13 @@ async def gathered(questions: Questions, zones: Zones, pool: Executor, seconds: 
         hosts = tasks.create_task(_all(addresses, (*servers, *bare)))
         pointers = tasks.create_task(_all(lookup.pointers, own))
         spf = tasks.create_task(_spf(questions, own, lookup, pool))
+        permitted = tasks.create_task(_all(texts, _permission_names(questions, said.result())))
         costs = tasks.create_task(_terms(questions, said.result(), lookup))
     advice = await _advice(questions, own, said.result(), spf.result(), lookup, pool)
     names = await _all(addresses, (name for answer in pointers.result().values() for name in answer.records))
     return Answers(
         questions,
-        texts=said.result(),
+        texts={**said.result(), **permitted.result()},
         addresses={**relay.result(), **hosts.result(), **names},
         exchanges=exchanges.result(),
         aliases=aliases.result(),
@@ -140,6 +150,11 @@ def _text_names(questions: Questions) -> list[str]:
     for domain in questions.domains:
         names += [f"_dmarc.{domain}", f"_dmarc.{organisational(domain)}"]
     return names
+
+
+def _permission_names(questions: Questions, said: Mapping[str, Answer]) -> list[str]:
+    found = [(domain, text) for domain in questions.domains for text in said[f"_dmarc.{domain}"].records]
+    return [name for domain, text in found for name in permissions(domain, text).values()]
 
 
 async def _answer(ask: Callable[[], Awaitable[tuple[str, ...]]]) -> Answer:
@@ -171,9 +186,7 @@ async def _spf(
 async def _results(domain: str, own: tuple[str, ...], helo: str, lookup: Lookup, pool: Executor) -> dict[str, Spf]:
     sender = str(Address("postmaster", Domain(domain, domain)))
     async with asyncio.TaskGroup() as tasks:
-        asked = {
-            ip: tasks.create_task(evaluate(ip, domain, sender, helo, lookup, pool, helo)) for ip in (*own, NOBODY)
-        }
+        asked = {ip: tasks.create_task(evaluate(ip, domain, sender, helo, lookup, pool, helo)) for ip in (*own, NOBODY)}
     return {ip: task.result() for ip, task in asked.items()}
 
 

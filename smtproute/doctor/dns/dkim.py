@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -63,12 +64,15 @@ def _key(key: Key, texts: Sequence[str], say: Say) -> Iterator[Finding]:
 
 def _faulty(key: Key, text: str, fault: str, finding: Callable[[str, str], Finding]) -> Finding:
     """A record that holds no key, as published() says."""
-    if "p=" in text and not _value(text):
+    value, whole = _value(text), _value(key.text) or ""
+    if value == "":
         return finding("dkim-revoked", f"The record at {key.name} revokes the key: its p= is empty.")
     if '"' in text or "\\" in text:
         why = "it has quotes or backslashes of a zone file in it, which a form of a provider does not want"
-    elif _value(text) and _value(key.text).startswith(_value(text)):
-        why = f"it is cut off after {len(_value(text))} of {len(_value(key.text))} characters of p="
+    elif value is None and re.search(r"\bp\s*=", text):
+        why = "no tag of it begins with p=, because there has to be a semicolon between tags"
+    elif value and value != whole and whole.startswith(value):
+        why = f"it is cut off after {len(value)} of {len(whole)} characters of p="
     else:
         why = fault
     return finding("dkim-broken", f"The record at {key.name} is broken: {why}.")
@@ -77,7 +81,10 @@ def _faulty(key: Key, text: str, fault: str, finding: Callable[[str, str], Findi
 def _good(key: Key, theirs: PublicKey, finding: Callable[[str, str], Finding]) -> Iterator[Finding]:
     """A record that holds a key that verifiers take."""
     if theirs.key != published(key.text.encode()).key:
-        what = f"The record at {key.name} holds another key ({theirs}) than the private one here."
+        what = (
+            f"The record at {key.name} holds another key ({theirs}) than the private one here; where another server"
+            " signs with that one, take another selector here instead."
+        )
         yield finding("dkim-other-key", what)
         return
     if isinstance(theirs.key, RSAPublicKey) and theirs.key.key_size < _GOOD_BITS:
@@ -95,10 +102,10 @@ def _good(key: Key, theirs: PublicKey, finding: Callable[[str, str], Finding]) -
         yield warning("dkim-testing", key.name, what, zone_line(key.name, key.text))
 
 
-def _value(text: str) -> str:
-    """The value of p=, without white space; empty where there is none."""
+def _value(text: str) -> str | None:
+    """The value of p=, without white space; None where there is no such tag."""
     for tag in text.split(";"):
         name, _, value = tag.partition("=")
         if name.strip() == "p":
             return "".join(value.split())
-    return ""
+    return None

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.verdict import Disposition
-from smtproute.doctor.dns.answers import Answer, Answers
+from smtproute.doctor.dns.answers import Answer, Answers, permissions
 from smtproute.doctor.survey import listed
 from smtproute.mailauth.dmarc import Record, RecordFault, aligned, organisational, parse
 from smtproute.mailauth.keys import zone_line
@@ -39,7 +39,10 @@ _WORDS = {
     **dict.fromkeys(("adkim", "aspf"), ("relaxed", "strict")),
 }
 """What values that are none are compared with."""
+_UNPARTED = re.compile(rf"(?<=[^\s;,])[\s,]+(?=({'|'.join(_VALUES)})\s*=)", re.I)
+"""What stands where a semicolon should."""
 _URI = re.compile(r"mailto:[^\s@,!]+@[^\s@,!]+(?:![0-9]+[kmgt]?)?", re.I)
+_PERMISSION = re.compile(r"v\s*=\s*DMARC1\s*(?:;|\Z)")
 
 
 def examine(answers: Answers) -> Iterator[Finding]:
@@ -54,8 +57,12 @@ def examine(answers: Answers) -> Iterator[Finding]:
         if len(records) == 1:
             yield from _record(answers, domain, records[0])
         elif records:
-            what = f"{domain} has {len(records)} DMARC records, and with more than one none counts (RFC 7489 6.6.3)."
-            yield warning("dmarc-two-records", name, what, zone_line(name, records[0]))
+            mildest = min((_values(_tags(text)) for text in records), key=_strictness)
+            what = (
+                f"{domain} has {len(records)} DMARC records, {' and '.join(records)}, and with more than one none"
+                " counts (RFC 7489 6.6.3). Keep one; proposed is the mildest."
+            )
+            yield warning("dmarc-two-records", name, what, zone_line(name, _mended(domain, mildest)))
         elif not (parent != name and (answers.texts[parent].fault or _records(answers.texts[parent]))):
             what = (
                 f"{domain} has no DMARC record: nobody is told what to do with mail that forges it, and Gmail, Outlook"
@@ -71,6 +78,21 @@ def examine(answers: Answers) -> Iterator[Finding]:
 def _records(answer: Answer) -> list[str]:
     """What is meant to be a DMARC record."""
     return [text for text in answer.records if re.match(r"\s*v\s*=\s*dmarc", text, re.I)]
+
+
+def _tags(text: str) -> list[tuple[str, str]]:
+    """Names and values, as they are meant where semicolons are missing."""
+    parts = [tag.partition("=") for tag in _UNPARTED.sub(";", text).split(";") if tag.strip()]
+    return [(tag.strip(), value.strip()) for tag, _, value in parts]
+
+
+def _values(tags: list[tuple[str, str]]) -> dict[str, str]:
+    return {tag.lower(): value for tag, value in reversed(tags)}
+
+
+def _strictness(values: Mapping[str, str]) -> int:
+    policy = _meant("p", values.get("p", ""))
+    return ("quarantine", "reject").index(policy.lower()) + 1 if policy and policy.lower() != "none" else 0
 
 
 def _mended(domain: str, values: Mapping[str, str]) -> str:
@@ -98,8 +120,8 @@ def _meant(tag: str, value: str) -> str:
 
 def _record(answers: Answers, domain: str, text: str) -> Iterator[Finding]:
     name = f"_dmarc.{domain}"
-    tags = [(tag.partition("=")[0].strip(), tag.partition("=")[2].strip()) for tag in text.split(";") if tag.strip()]
-    values = {tag.lower(): value for tag, value in reversed(tags)}
+    tags = _tags(text)
+    values = _values(tags)
     mended = zone_line(name, _mended(domain, values))
     wrong = list(_syntax(text, tags))
     if wrong:
@@ -113,6 +135,18 @@ def _record(answers: Answers, domain: str, text: str) -> Iterator[Finding]:
     if bad:
         what = f"The DMARC record of {domain} wants reports at {listed(bad)}: that is no mailto: address, none comes."
         yield warning("dmarc-report-address", name, what, mended)
+    lacking = {
+        host: record
+        for host, record in permissions(domain, text).items()
+        if not answers.texts[record].fault and not any(map(_PERMISSION.match, answers.texts[record].records))
+    }
+    if lacking:
+        what = (
+            f"The DMARC record of {domain} wants reports at {listed(list(lacking))}, of another organisation, which"
+            " does not say that it takes them (RFC 7489 7.1): most send none there. It has to publish that."
+        )
+        mend = "\n".join(zone_line(record, "v=DMARC1") for record in lacking.values())
+        yield warning("dmarc-report-foreign", name, what, mend)
     try:
         record = parse(text)
     except RecordFault:
@@ -128,7 +162,10 @@ def _record(answers: Answers, domain: str, text: str) -> Iterator[Finding]:
 
 def _syntax(text: str, tags: list[tuple[str, str]]) -> Iterator[str]:
     """What is wrong with single tags, in words."""
-    if not re.match(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)", text):
+    unparted = _UNPARTED.findall(text)
+    if unparted:
+        yield f"a semicolon is missing before {listed([f'{tag}=' for tag in unparted])}"
+    if tags[0] != ("v", "DMARC1"):
         yield "it has to begin with v=DMARC1, in capitals"
     seen: set[str] = set()
     for tag, value in tags:

@@ -79,10 +79,17 @@ def _without(answers: Answers, domain: str, mend: str) -> Iterator[Finding]:
 def _lost(answers: Answers, host: str) -> bool:
     """Whether nobody finds a mail exchanger. That this relay has no address is said elsewhere."""
     found = answers.addresses[host]
-    return not (found.records or found.fault) and host.rstrip(".").lower() != answers.questions.hostname
+    return not (found.records or found.fault or answers.questions.hostname in _names(answers, host))
 
 
 def _here(answers: Answers, host: str) -> bool:
     relay = answers.questions.hostname
+    if relay in _names(answers, host):
+        return True
     ours = set(answers.addresses[relay].records)
-    return host.rstrip(".").lower() == relay or bool(ours & set(answers.addresses.get(host, Answer()).records))
+    return bool(ours & set(answers.addresses.get(host, Answer()).records))
+
+
+def _names(answers: Answers, host: str) -> list[str]:
+    """The host, and what it is another name for."""
+    return [name.rstrip(".").lower() for name in (host, *answers.aliases.get(host, Answer()).records)]

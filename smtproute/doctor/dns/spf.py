@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from smtproute.core.finding import Finding, error, warning
+from smtproute.doctor.dns.advice import passing_all, with_ours
 from smtproute.doctor.dns.answers import NOBODY, Answers
 from smtproute.doctor.dns.terms import MOST, Term, spf_records
 from smtproute.doctor.survey import listed
@@ -20,7 +21,6 @@ _NEAR = 9
 """Of them, from where on it is worth a warning."""
 _VOIDS = 2
 """Of these, how many may find nothing."""
-_ALL = re.compile(r"(?<= )\+?all\b")
 
 
 def examine(answers: Answers) -> Iterator[Finding]:
@@ -39,7 +39,7 @@ def examine(answers: Answers) -> Iterator[Finding]:
                     f"{domain} has {len(records)} SPF records. With more than one none counts (permerror, RFC 7208"
                     " 4.5): SPF passes for nobody."
                 )
-                yield error("spf-two-records", domain, what, zone_line(domain, _merged(records)))
+                yield error("spf-two-records", domain, what, _advice(answers, domain))
 
 
 def _missing(answers: Answers, domain: str) -> Finding:
@@ -83,32 +83,36 @@ def _record(answers: Answers, domain: str, record: str) -> Iterator[Finding]:
         yield warning("spf-lookups-near", domain, what)
     if nobody.result is SpfResult.PASS:
         what = f"The SPF of {domain} lets everybody send for it ({nobody.reason}): it protects nobody from forgery."
-        better = _ALL.sub("~all", record)
-        yield warning("spf-pass-all", domain, what, zone_line(domain, better) if better != record else "")
+        mend = _advice(answers, domain, record) if passing_all(domain, NOBODY, nobody) else ""
+        yield warning("spf-pass-all", domain, what, mend)
     refused = {ip: each for ip, each in own.items() if each.result not in (SpfResult.PASS, SpfResult.PERMERROR)}
     if refused:
         results = ", ".join(f"{ip} is {each.result} ({each.reason})" for ip, each in refused.items())
         used = max(each.lookups for each in refused.values())
+        fails = any(each.result is SpfResult.FAIL for each in refused.values())
         what = (
             f"The SPF of {domain}{_role(answers, domain)} does not cover this relay: {results}. Mail that it sends"
-            f" itself for {domain} fails SPF. The record takes {used} of the {_LOOKUPS} look-ups that it may."
+            f" itself for {domain} {'fails' if fails else 'does not pass'} SPF."
+            f" The record takes {used} of the {_LOOKUPS} look-ups that it may."
         )
-        failed = answers.questions.direct and any(each.result is SpfResult.FAIL for each in refused.values())
-        mend = zone_line(domain, _with(record, _ours(answers, tuple(refused))))
-        yield (error if failed else warning)("spf-not-covered", domain, what, mend)
+        say = error if fails and answers.questions.direct else warning
+        yield say("spf-not-covered", domain, what, _advice(answers, domain, record))
 
 
 def _broken(answers: Answers, domain: str, spf: Spf, *, ours: bool) -> Finding:
     """A record that cannot be followed to its end (permerror); `ours`: not even to our own addresses."""
     say = error if ours else warning
-    whose = "SPF passes for nobody" if ours else "SPF fails for whoever is not named before that, this relay is"
+    if ours:
+        whose = "nobody passes who does not match before that, and this relay does not"
+    else:
+        whose = "this relay matches before that and passes, whoever does not match so gets no result"
     terms = answers.terms[domain]
 
     def without(out: Sequence[Term], why: str) -> str:
         kept = " ".join(["v=spf1", *(term.text for term in terms if term not in out)])
         if not re.search(r" [+?~-]?all\b| redirect=", kept, re.I):
             kept += " ~all"
-        text = _with(kept, _ours(answers, answers.own)) if ours and answers.own else kept
+        text = with_ours(kept, answers.own) if ours else kept
         return f"{zone_line(domain, text)}\n(without {listed([term.text for term in out])}: {why})"
 
     if spf.lookups > _LOOKUPS:
@@ -134,15 +138,21 @@ def _broken(answers: Answers, domain: str, spf: Spf, *, ours: bool) -> Finding:
             return say("spf-void-lookups", domain, f"{what}Take out names that have no address for IPv4, or for IPv6.")
         why = "nothing is there, or in the records that it includes"
         return say("spf-void-lookups", domain, f"{what}These are {listed(voids)}.", without(out, why))
-    what = f"The SPF of {domain} cannot be followed: {spf.reason}. {whose} (permerror)."
+    what = f"The SPF of {domain} cannot be followed: {spf.reason.removeprefix(f'{domain}: ')}. So {whose} (permerror)."
     at = spf.reason.partition(": ")[0]
     out = [term for term in terms if at in term.domains]
     if out:
         return say("spf-syntax", domain, what, without(out, f"until the record of {at} is mended by who publishes it"))
-    out = [term for term in terms if spf.reason.endswith((f": {term.text}", f": {term.text.partition('=')[2] or '-'}"))]
-    if out:
-        return say("spf-syntax", domain, what, without(out, "it cannot be followed"))
-    return say("spf-syntax", domain, what, zone_line(domain, f"v=spf1 {_ours(answers, answers.own)} ~all"))
+    kept = answers.advice[domain].split()
+    lost = [term.text for term in terms if kept and term.text not in kept]
+    mend = _advice(answers, domain) + (f"\n(without {listed(lost)}: as written it cannot be followed)" if lost else "")
+    return say("spf-syntax", domain, what, mend)
+
+
+def _advice(answers: Answers, domain: str, record: str = "") -> str:
+    """The mended record as it is published; "" where none is known that is better than this one."""
+    better = answers.advice[domain]
+    return zone_line(domain, better) if better.split() not in ([], record.split()) else ""
 
 
 def _costs(terms: Sequence[Term]) -> str:
@@ -169,17 +179,3 @@ def _ours(answers: Answers, ips: Sequence[str]) -> str:
     if not ips:
         return f"a:{answers.questions.hostname}"
     return " ".join(f"ip6:{ip}" if ":" in ip else f"ip4:{ip}" for ip in ips)
-
-
-def _with(record: str, mechanisms: str) -> str:
-    """The record with these mechanisms first: what stands before them could fail, or take look-ups."""
-    version, _, rest = record.partition(" ")
-    return f"{version} {mechanisms} {rest.strip()}".rstrip()
-
-
-def _merged(records: Sequence[str]) -> str:
-    """All that several records name, in one."""
-    terms = dict.fromkeys(term for record in records for term in record.split()[1:])
-    ends = [term for term in terms if term.lower().lstrip("+-~?") == "all"]
-    mechanisms = [term for term in terms if term not in ends and not term.lower().startswith("redirect=")]
-    return " ".join(["v=spf1", *mechanisms, "~all" if len(ends) != 1 else ends[0]])
