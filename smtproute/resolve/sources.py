@@ -11,9 +11,6 @@ from smtproute.resolve.files import text_of
 
 __all__ = ["Hosts", "askable", "static_table"]
 
-_MAX_NAME = 253
-"""Characters of a name, without its last dot, that fit into 255 octets on the wire (RFC 1035 3.1)."""
-
 
 def askable(name: str) -> str:
     """The name as it is looked up: lower-case A-labels (RFC 5891), no dot at the end.
@@ -23,8 +20,6 @@ def askable(name: str) -> str:
     domain = Domain.parse(name)
     if domain.literal or domain.key.rpartition(".")[2].isdigit():
         raise AddressError(f"{name!r} is an address, not a host name")
-    if len(domain.key) > _MAX_NAME:
-        raise AddressError(f"{name!r} is too long for a host name")
     return domain.key
 
 

@@ -161,12 +161,10 @@ async def test_a_refusal_says_what_dns_said(bench: Bench) -> None:
     bench.zone.set("null.example", "MX", ["0 ."])
     bench.zone.set("bad.example", "ANY", Fault.SERVFAIL)
     dns = bench.zone.address
-    long = ".".join(["a" * 62] * 4) + ".ab"
     for domain, said in {
         "null.example": f"null.example has a null MX from {dns}",
         "gone.example": f"MX of gone.example: NXDOMAIN from {dns}",
         "bad.example": f"MX of bad.example: SERVFAIL from {dns}",
-        long: f"MX of {long}: NXDOMAIN ('{long}' is too long for a host name)",
     }.items():
         choice = await bench.look(Endpoint("mx", (), discover=Discover.RECIPIENT), Domain.parse(domain))
         assert choice.refusal is not None and choice.refusal.detail == said

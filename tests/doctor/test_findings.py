@@ -35,6 +35,7 @@ PUBLISHED = (
     "dmarc-syntax",
     "dmarc-two-records",
     "dmarc-unaligned",
+    "dmarc-unsigned",
     "dns-unanswered",
     "hostname-without-address",
     "mx-address",
@@ -42,10 +43,12 @@ PUBLISHED = (
     "mx-elsewhere",
     "mx-missing",
     "mx-null",
+    "mx-without-address",
     "ptr-leads-elsewhere",
     "ptr-missing",
     "ptr-other-name",
     "spf-lookups",
+    "spf-lookups-near",
     "spf-missing",
     "spf-not-covered",
     "spf-pass-all",
@@ -65,6 +68,7 @@ ELSEWHERE = {
     "postmaster-refused": "servers: tests/e2e/test_endpoints_command.py",
     "certificate-expires": "servers: tests/e2e/test_endpoints_command.py",
     **dict.fromkeys(PUBLISHED, "a name server: tests/doctor/test_dns.py"),
+    "dmarc-report-foreign": "a name server: tests/doctor/test_dns_advice.py",
 }
 """Names that no folder can have a finding of: what it takes, and where they are tested."""
 

@@ -23,6 +23,8 @@ from smtproute.mailauth.keys import SigningKey, record
 from smtproute.mailauth.results import resinfo
 
 AUTHSERV_ID = "mx.example.org"
+BOUNDS = Authentication(header_size=512 * 1024)
+"""Wide enough for headers that try to be slow."""
 AT = 1_700_000_000
 FOUND = [
     Verdict("arc", "none"),
@@ -80,7 +82,7 @@ def judged(message: bytes, asked: Lookup | Mapping[str, str | bytes] | None = No
     """evaluate(), from outside an event loop, without whose seals they are and what the results say."""
     lookup = ZoneTxt(zone() if asked is None else asked) if asked is None or isinstance(asked, Mapping) else asked
     with ThreadPoolExecutor(1) as pool:
-        chain = asyncio.run(arc.evaluate(message, lookup, pool, Authentication()))
+        chain = asyncio.run(arc.evaluate(message, lookup, pool, BOUNDS))
     return replace(chain, sealers=(), results=())
 
 
@@ -92,8 +94,7 @@ def sealed(message: bytes, chain: arc.Chain | None = None, key: SigningKey | Non
     """The message with one set more; `chain` is judged here where it is not given."""
     chain = judged(message) if chain is None else chain
     return (
-        arc.seal(message, chain=chain, key=key or signing_key(), results=results(FOUND), at=AT, bounds=Authentication())
-        + message
+        arc.seal(message, chain=chain, key=key or signing_key(), results=results(FOUND), at=AT, bounds=BOUNDS) + message
     )
 
 

@@ -23,7 +23,7 @@ from smtproute.mailauth.dkim import Signature, check
 from smtproute.mailauth.header import message_digest, opened
 from smtproute.mailauth.keys import SigningKey
 
-BOUNDS = Authentication()
+BOUNDS = Authentication(header_size=512 * 1024)
 NAME = "mail._domainkey.example.org"
 TAGS = "v=1; a={a}; c=relaxed/relaxed; d=example.org; s={s}; h=from:to:subject; bh={bh}; b="
 

@@ -35,11 +35,11 @@ SILENT = on("CONNECT", Mute())
 
 
 @pytest.fixture
-def refused() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
+def refused() -> Iterator[int]:
+    """A port on which nobody listens, and nobody will meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.fixture
