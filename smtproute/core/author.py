@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from smtproute.core.address import Address, AddressError, Domain
@@ -39,8 +38,6 @@ class Author:
 
     addresses: tuple[Address, ...] = ()
     fault: str = ""
-    shown: tuple[Domain, ...] = ()
-    """Other domains, of addresses in names without quotes, which some mail programs take for the author's."""
     hidden: bool = False
     """There is an address that we do not read, and mail programs may: so nobody can say whose mail it is."""
 
@@ -58,16 +55,15 @@ class Author:
 def author(message: bytes) -> Author:
     """Whom the header From names: one field with addresses of one domain, or a fault.
 
-    A display name in quotes is not looked into, whatever it says; it may be written without them, as many do. Obsolete
-    syntax (RFC 5322 4.4) is read. An author is hidden in a field with an @ and no address that can be read, among too
-    many fields or domains, and below a line that is no header field: there our header section ends, but mail programs
-    go on.
+    A display name is not looked into: lists and ticket systems write the author's address there, often without the
+    quotes that it needs. Obsolete syntax (RFC 5322 4.4) is read. An author is hidden in a field with an @ and no
+    address that can be read, among too many fields or domains, and below a line that is no header field: there our
+    header section ends, but mail programs go on.
     """
     header = fields(message)
     found = [each for each in header if each.name == b"from"]
     end = header[-1].end if header else 0
     addresses: list[Address] = []
-    shown: list[Domain] = []
     faults = [f"it has {len(found)} From fields"] if len(found) > 1 else []
     hidden: list[str] = []
     below = message[end : header_end(message)]
@@ -78,16 +74,15 @@ def author(message: bytes) -> Author:
     for number, each in enumerate(found, 1):
         value = each.value(message)
         try:
-            named, beside = _named(value, number)
+            named = _named(value, number)
         except AddressError as error:
-            named, beside = [], []
+            named = []
             (hidden if b"@" in value else faults).append(f"its From cannot be read: {error}"[:_LONGEST])
         if b"@" in value and not named and not hidden:
             hidden.append("its From has an @, and names no address")
         addresses += named
-        shown += beside
     domains = {address.domain for address in addresses}
-    if len(domains | set(shown)) > MAX_DOMAINS:
+    if len(domains) > MAX_DOMAINS:
         hidden.append(f"its From names more than {MAX_DOMAINS} domains")
     if not found:
         faults.append("it has no From field")
@@ -95,15 +90,11 @@ def author(message: bytes) -> Author:
         faults.append("its From names no address")
     elif len(domains) > 1:
         faults.append("its From names several domains")
-    others = tuple(domain for domain in dict.fromkeys(shown) if domain not in domains)
-    return Author(tuple(addresses), next(iter(hidden + faults), ""), others, bool(hidden))
+    return Author(tuple(addresses), next(iter(hidden + faults), ""), bool(hidden))
 
 
-def _named(value: bytes, number: int) -> tuple[list[Address], list[Domain]]:
-    """The addresses of the From with this number, and the domains that names without quotes show.
-
-    Raises AddressError.
-    """
+def _named(value: bytes, number: int) -> list[Address]:
+    """The addresses of the From with this number. Raises AddressError."""
     if number > MAX_FIELDS:
         raise AddressError(f"it is one of more than {MAX_FIELDS}")
     if len(value) > MAX_FIELD:
@@ -132,10 +123,9 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-def _addresses(tokens: Sequence[str]) -> tuple[list[Address], list[Domain]]:
+def _addresses(tokens: Sequence[str]) -> list[Address]:
     """Raises AddressError."""
     found: list[Address] = []
-    shown: list[Domain] = []
     words: list[str] = []
     bracketed: list[str] | None = None
     inside = False
@@ -155,7 +145,6 @@ def _addresses(tokens: Sequence[str]) -> tuple[list[Address], list[Domain]]:
         elif token in ",;":
             if bracketed is not None:
                 found.append(_address(_unrouted(bracketed)))
-                shown += _shown(words)
             elif "@" in words:
                 found.append(_address(words))
             words, bracketed = [], None
@@ -163,16 +152,6 @@ def _addresses(tokens: Sequence[str]) -> tuple[list[Address], list[Domain]]:
             words.append(token)
     if inside:
         raise AddressError("the brackets are in disorder")
-    return found, shown
-
-
-def _shown(words: Sequence[str]) -> list[Domain]:
-    """The domains in a name that is written without quotes."""
-    found: list[Domain] = []
-    for at, word in enumerate(words):
-        if word == "@":
-            with suppress(AddressError):
-                found.append(Domain.parse(_first(words[at + 1 :])[0]))
     return found
 
 
@@ -196,18 +175,10 @@ def _address(tokens: Sequence[str]) -> Address:
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Raises AddressError for what is more than one word."""
-    joined, count = _first(words)
-    if count < len(words):
-        raise AddressError(f"{' '.join(words)!r} is no part of an address")
-    return joined
-
-
-def _first(words: Sequence[str]) -> tuple[str, int]:
-    """The first word, with what blanks and comments around dots have parted from it, and how many pieces it has."""
+    """One word, with what blanks and comments around dots have parted from it. Raises AddressError for more."""
     joined = ""
-    for count, word in enumerate(words):
+    for word in words:
         if word in ",:@" or (joined and not joined.endswith(".") and not word.startswith(".")):
-            return joined, count
+            raise AddressError(f"{' '.join(words)!r} is no part of an address")
         joined += word
-    return joined, len(words)
+    return joined

@@ -114,7 +114,7 @@ class Discovery:
 
     author: Author
     published: tuple[Published, ...] = ()
-    """One for each domain of the author, and each that is shown."""
+    """One for each domain of the author."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ async def discover(message: bytes, lookup: Lookup, pool: Executor) -> Discovery:
 def _authors(message: bytes) -> tuple[Author, list[tuple[str, str]]]:
     """The author, and the domains to look up, each with its organisational domain. CPU bound."""
     found = author(message)
-    domains = [domain.key for domain in (*found.domains, *found.shown) if not domain.literal]
+    domains = [domain.key for domain in found.domains if not domain.literal]
     return found, [(domain, organisational(domain)) for domain in domains[:MAX_DOMAINS]]
 
 
@@ -266,17 +266,16 @@ def judge(discovery: Discovery, spf: Sequence[Spf], signatures: Sequence[Signatu
 
     `spf` begins with MAIL FROM, as `spf.check` has it, or is empty; `signatures` is None where DKIM was not checked.
     A message whose From has a fault passes nowhere. Where it fails by one of the domains in it, the strictest policy
-    counts (RFC 7489 6.6.1); also where that domain is merely shown.
+    counts (RFC 7489 6.6.1).
     """
     found = discovery.author
     if found.hidden:
         return Dmarc(DmarcResult.PERMERROR, found.fault, hidden=True)
     each = [_judged(published, spf, signatures) for published in discovery.published]
     failed = [dmarc for dmarc in each if dmarc.result is DmarcResult.FAIL or dmarc.asked is not Disposition.NONE]
-    if failed and (found.fault or found.shown):
+    if failed and found.fault:
         strictest = max(failed, key=lambda dmarc: (_STRICTNESS.index(dmarc.asked), dmarc.result is DmarcResult.FAIL))
-        fault = found.fault or "its From has an address where a name is expected"
-        return replace(strictest, reason=f"{fault}, and this fails: {strictest.reason}")
+        return replace(strictest, reason=f"{found.fault}, and this fails: {strictest.reason}")
     if found.domain is not None:
         literal = Dmarc(DmarcResult.NONE, "its From names an address literal", found.domain.key)
         return next((dmarc for dmarc in each if dmarc.domain == literal.domain), literal)

@@ -418,7 +418,6 @@ SPOOFS = {
     "a source route": b"From: <@a.example:" + BANK + b">",
     "blanks around the @": b"From: ceo @ else.example",
     "a comment in the domain": b"From: ceo@else(x).example",
-    "a name without quotes": b"From: " + BANK + b" <x@nobody.example>",
 }
 HIDDEN = {
     "a quote that does not end": b'From: "Ceo <' + BANK + b">",
