@@ -70,9 +70,9 @@ def _dmarc(facts: Facts) -> Iterator[str]:
         how = "strict" if each["strict"] else "relaxed"
         whether = f"{'aligned' if each['aligned'] else 'not aligned'} ({how})"
         yield f"- {each['method']}={each['result']} of {each['domain'] or 'no domain'}: {whether}"
-    if facts["asked"] != "none":
+    if facts["ruling"]:
         yield f"policy: {facts['ruling']}"
-        yield f"disposition: {facts['disposition']}"
+        yield "disposition: not taken now (451)" if facts["deferred"] else f"disposition: {facts['disposition']}"
 
 
 def _set(facts: Facts) -> Iterator[str]:

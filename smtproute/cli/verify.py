@@ -113,25 +113,23 @@ class _Envelope:
 
 async def _judged(stored: Stored, given: _Envelope, settings: Settings, pool: Executor) -> tuple[list[Facts], bool]:
     """What is found, as `--json` prints it; and whether the message passes."""
+    from smtproute.app import records
     from smtproute.core.policy import Ruling, rule
     from smtproute.mailauth.judgement import examine
     from smtproute.mailauth.lookups import Lookups
-    from smtproute.resolve.records import Records
-    from smtproute.resolve.resolver import Resolver
     from smtproute.world import World
 
     world, wanted, receiver = World(), settings.authentication, str(settings.hostname)
-    resolver = Resolver(settings.resolver, world)
-    records = Records(lambda: resolver)
+    lookup = records(settings, world)
     # Without a client there is nobody whom SPF could be asked about.
     asked = wanted if given.ip.value else replace(wanted, spf=False)
     now = world.clock.now()
-    found = await examine(stored.message, given.envelope, asked, records, pool, receiver, at=now, explained=True)
+    found = await examine(stored.message, given.envelope, asked, lookup, pool, receiver, at=now, explained=True)
     ruling = Ruling()
     if found.dmarc is not None:
         ruling = rule(wanted, found.dmarc.asks, found.seals, chance=0.0)
     # Only what `examine` does not tell is asked for again, and the resolver knows most of it.
-    more = _Closer(stored.message, found, Lookups(records, wanted.timeout, wanted.lookups), pool, wanted)
+    more = _Closer(stored.message, found, Lookups(lookup, wanted.timeout, wanted.lookups), pool, wanted)
     facts = [
         _told(stored, given),
         *_spf(found, _without_spf(wanted)),
@@ -217,6 +215,7 @@ def _dmarc(found: Findings, ruling: Ruling, wanted: Authentication, without_spf:
         "asked": str(dmarc.asked),
         "policy": str(wanted.policy),
         "disposition": str(ruling.disposition),
+        "deferred": ruling.deferred,
         "ruling": ruling.reason,
     }
 

@@ -17,8 +17,6 @@ MAX_FIELDS = 10
 """From fields that are read, where there should be one."""
 MAX_DOMAINS = 10
 """Domains of authors, where there should be one."""
-MAX_BELOW = 1024 * 1024
-"""Octets below a line that is no header field, up to the first blank line; a real message has none."""
 
 _LONGEST = 200
 """Characters of a fault, which may quote the From."""
@@ -30,6 +28,9 @@ _OUTSIDE = re.compile(
 _COMMENT = re.compile(r"(?P<open>\()|(?P<close>\))|(?P<text>(?:[^()\\]|\\.)+)", re.S)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)
 _BELOW = re.compile(rb"^from[ \t]*:", re.I | re.M)
+_MBOX = re.compile(rb">?From [^\r\n]*\r\n")
+_ATOM = r"""[^\s()<>@,;:\\".'\[\]]+"""
+_LOOSE = re.compile(rf"""@\s*({_ATOM}(?:\s*\.\s*{_ATOM})*)\.?(?=[\s>,;'")]|\Z)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,15 @@ class Author:
 
     addresses: tuple[Address, ...] = ()
     fault: str = ""
+    others: tuple[Domain, ...] = ()
+    """What stands behind each @ of a From that cannot be read."""
     hidden: bool = False
     """There is an address that we do not read, and mail programs may: so nobody can say whose mail it is."""
 
     @property
     def domains(self) -> tuple[Domain, ...]:
-        """The domains of the addresses, each once."""
-        return tuple(dict.fromkeys(address.domain for address in self.addresses))
+        """All domains that may be the author's, each once."""
+        return tuple(dict.fromkeys((*(address.domain for address in self.addresses), *self.others)))
 
     @property
     def domain(self) -> Domain | None:
@@ -56,50 +59,66 @@ def author(message: bytes) -> Author:
     """Whom the header From names: one field with addresses of one domain, or a fault.
 
     A display name is not looked into: lists and ticket systems write the author's address there, often without the
-    quotes that it needs. Obsolete syntax (RFC 5322 4.4) is read. An author is hidden in a field with an @ and no
-    address that can be read, among too many fields or domains, and below a line that is no header field: there our
-    header section ends, but mail programs go on.
+    quotes that it needs. Obsolete syntax (RFC 5322 4.4) is read. Of what is malformed, each domain behind an @ may be
+    the author's. An author is hidden where there is an @ and no domain, among too many fields or domains, and below a
+    line that is no header field: there our header section ends, but mail programs go on. The line of an mbox file above
+    all others is skipped.
     """
+    mbox = _MBOX.match(message)
+    message = message[mbox.end() :] if mbox is not None else message
     header = fields(message)
     found = [each for each in header if each.name == b"from"]
     end = header[-1].end if header else 0
     addresses: list[Address] = []
+    others: list[Domain] = []
     faults = [f"it has {len(found)} From fields"] if len(found) > 1 else []
     hidden: list[str] = []
-    below = message[end : header_end(message)]
-    if len(below) > MAX_BELOW:
-        hidden.append(f"it has more than {MAX_BELOW} octets below a line that is no header field")
-    elif _BELOW.search(below) is not None:
+    if _BELOW.search(message[end : header_end(message)]) is not None:
         hidden.append("it has a From below a line that is no header field")
     for number, each in enumerate(found, 1):
         value = each.value(message)
-        try:
-            named = _named(value, number)
-        except AddressError as error:
-            named = []
-            (hidden if b"@" in value else faults).append(f"its From cannot be read: {error}"[:_LONGEST])
-        if b"@" in value and not named and not hidden:
-            hidden.append("its From has an @, and names no address")
+        if number > MAX_FIELDS or len(value) > MAX_FIELD:
+            why = f"one of more than {MAX_FIELDS}" if number > MAX_FIELDS else f"longer than {MAX_FIELD} octets"
+            (hidden if b"@" in value else faults).append(f"its From cannot be read: it is {why}")
+            continue
+        text = value.decode("utf-8", "replace")
+        named, fault = _read(text)
         addresses += named
-    domains = {address.domain for address in addresses}
+        loose = [] if named else _loose(text)
+        if loose is None:
+            hidden.append(fault or "its From has an @, and names no address")
+        elif fault or loose:
+            faults.append(fault or "its From has an @, and names no address")
+            others += loose
+    domains = {*(address.domain for address in addresses), *others}
     if len(domains) > MAX_DOMAINS:
         hidden.append(f"its From names more than {MAX_DOMAINS} domains")
     if not found:
         faults.append("it has no From field")
-    elif not addresses:
+    elif not domains:
         faults.append("its From names no address")
     elif len(domains) > 1:
         faults.append("its From names several domains")
-    return Author(tuple(addresses), next(iter(hidden + faults), ""), bool(hidden))
+    return Author(tuple(addresses), next(iter(hidden + faults), ""), tuple(dict.fromkeys(others)), bool(hidden))
 
 
-def _named(value: bytes, number: int) -> list[Address]:
-    """The addresses of the From with this number. Raises AddressError."""
-    if number > MAX_FIELDS:
-        raise AddressError(f"it is one of more than {MAX_FIELDS}")
-    if len(value) > MAX_FIELD:
-        raise AddressError(f"it is longer than {MAX_FIELD} octets")
-    return _addresses(_tokens(value.decode("utf-8", "replace")))
+def _read(text: str) -> tuple[list[Address], str]:
+    """The addresses of one From, or why it cannot be read."""
+    try:
+        return _addresses(_tokens(text)), ""
+    except AddressError as error:
+        return [], f"its From cannot be read: {error}"[:_LONGEST]
+
+
+def _loose(text: str) -> list[Domain] | None:
+    """What stands behind each @; None where that is no domain."""
+    found = [re.sub(r"\s", "", each) for each in _LOOSE.findall(text)]
+    if len(found) < text.count("@"):
+        return None
+    try:
+        return [Domain.parse(each) for each in found]
+    except AddressError:
+        return None
 
 
 def _tokens(text: str) -> list[str]:
@@ -139,8 +158,6 @@ def _addresses(tokens: Sequence[str]) -> list[Address]:
         elif token == "<":
             bracketed, inside = [], True
         elif token == ":":  # it ends the name of a group
-            if "@" in words:
-                raise AddressError("there is an address where the name of a group is expected")
             words = []
         elif token in ",;":
             if bracketed is not None:

@@ -57,14 +57,7 @@ def carried(old: Snapshot, new: Snapshot) -> Snapshot:
     send, kept_send = _tables(_one(before.send_access), _one(after.send_access), new.unread)
     receive, kept_receive = _tables(_one(before.receive_access), _one(after.receive_access), new.unread)
     kept: list[Table] = [*kept_aliases, *kept_local, *kept_send, *kept_receive]
-    unusable = [
-        error(
-            "table-kept",
-            table.file,
-            f"{table.fault or _UNREAD}: the table as it was stays in force until this is mended.",
-        )
-        for table in kept
-    ]
+    unusable = [error("table-kept", table.file, f"{table.fault or _UNREAD}: {_TABLE_KEPT}") for table in kept]
     mailboxes, logins, lost = after.mailboxes, new.logins, {table.file for table in kept if table.file in new.unread}
     accounts = {_file(each.rule) for each in before.mailboxes.values()} & new.unread
     if accounts:

@@ -60,7 +60,8 @@ class Outgoing:
         self._cpu = cpu
         self._world = world
         self._made: OrderedDict[Hashable, asyncio.Future[bytes]] = OrderedDict()
-        """Header fields, made or being made, by all that they depend on; those asked for last at the end."""
+        """Header fields, made or being made, by all that they depend on; those asked for last at the end. What is cut
+        out of a message is the same for all of its copies."""
 
     async def author(self, content: bytes) -> Author:
         """Whom the header From of a message names."""
@@ -85,7 +86,7 @@ class Outgoing:
         with_keys, bounds = tuple(loaded[key] for key in keys), settings.authentication
         try:
             added = await self._shared(
-                (message.id, copy.edit, with_keys, bounds), partial(sign, copy.content, with_keys, at, bounds)
+                (message.id, copy.edit.prepended, with_keys, bounds), partial(sign, copy.content, with_keys, at, bounds)
             )
         except SignFault as fault:
             return replace(copy, unsigned=str(fault))
@@ -100,7 +101,7 @@ class Outgoing:
         hostname, bounds, at = str(settings.hostname), settings.authentication, int(self._world.clock.now())
         try:
             added = await self._shared(
-                (message.id, copy.edit, key, bounds, hostname),
+                (message.id, copy.edit.prepended, key, bounds, hostname),
                 partial(_seal, copy.content, message, key, hostname, bounds, at),
             )
         except SignFault as fault:

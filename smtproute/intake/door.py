@@ -241,8 +241,11 @@ class IntakeDoor:
             reply = await self._take(taken, content, queue_id, transaction.snapshot.settings.limits)
             if reply is None:
                 reply = await self._keep(queue_id, transaction, taken, transcript)
+            else:
+                self._refused(transaction.envelope, "", Refusal(reply, "intake", f"after {taken.size} octets"))
         except ContentRefused as refused:
             reply = refused.reply
+            self._refused(transaction.envelope, "", Refusal(reply, "intake", f"after {taken.size} octets"))
         except SpoolFull as full:
             reply = self._failed(transaction, _NO_ROOM, full)
         except SpoolFailed as failed:

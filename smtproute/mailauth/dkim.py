@@ -42,7 +42,6 @@ __all__ = ["DkimResult", "Signature", "check", "verdict"]
 _NAME = b"dkim-signature"
 _GRAMMAR = (b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
 """The tags that dkimpy is right about: they must be there, in v= and b= is what may be, d= holds no specials."""
-_ALGORITHMS = (b"rsa-sha256", b"ed25519-sha256")
 _DRIFT = 300
 """Seconds that a signature is good for beyond x=, because clocks differ (RFC 6376 3.5); OpenDKIM's ClockDrift."""
 _WRONG_CLOCK = 36_000

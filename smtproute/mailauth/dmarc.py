@@ -279,7 +279,7 @@ def judge(discovery: Discovery, spf: Sequence[Spf], signatures: Sequence[Signatu
     if found.domain is not None:
         literal = Dmarc(DmarcResult.NONE, "its From names an address literal", found.domain.key)
         return next((dmarc for dmarc in each if dmarc.domain == literal.domain), literal)
-    return Dmarc(DmarcResult.PERMERROR if found.addresses else DmarcResult.NONE, found.fault)
+    return Dmarc(DmarcResult.PERMERROR if found.domains else DmarcResult.NONE, found.fault)
 
 
 def _judged(published: Published, spf: Sequence[Spf], signatures: Sequence[Signature] | None) -> Dmarc:

@@ -44,7 +44,7 @@ class Lookups:
         servers keeps one that would answer from being asked.
         """
         shared = copy(self)
-        shared._places = _Places(AT_ONCE, self._seconds / TURNS)
+        shared._places = _Places(AT_ONCE, self._seconds / TURNS, self._deadline)
         return shared
 
     async def texts(self, name: str) -> tuple[bytes, ...]:
@@ -96,14 +96,18 @@ class Lookups:
 
 
 class _Places:
-    """Places for questions. As long as somebody waits for one, nobody keeps his for more than `turn` seconds."""
+    """Places for questions. As long as somebody waits for one, nobody keeps his for longer than it takes to give all of
+    them an equal part of the time until `deadline`, but `turn` seconds at least.
+    """
 
-    def __init__(self, most: int, turn: float) -> None:
+    def __init__(self, most: int, turn: float, deadline: float) -> None:
+        self._most = most
         self._free = asyncio.Semaphore(most)
         self._turn = turn
+        self._deadline = deadline
         self._waiting = 0
         self._held: dict[asyncio.Timeout, float] = {}
-        """When each turn ends, if it has to."""
+        """When each turn began."""
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
@@ -116,9 +120,9 @@ class _Places:
         finally:
             self._waiting -= 1
         try:
-            ends = asyncio.get_running_loop().time() + self._turn
-            async with asyncio.timeout_at(ends if self._waiting else None) as timeout:
-                self._held[timeout] = ends
+            began = asyncio.get_running_loop().time()
+            async with asyncio.timeout_at(self._ends(began) if self._waiting else None) as timeout:
+                self._held[timeout] = began
                 try:
                     yield
                 finally:
@@ -127,6 +131,11 @@ class _Places:
             self._free.release()
 
     def _hurry(self) -> None:
-        for timeout, ends in self._held.items():
-            if timeout.when() is None:
-                timeout.reschedule(ends)
+        for timeout, began in self._held.items():
+            if not timeout.expired():
+                timeout.reschedule(self._ends(began))
+
+    def _ends(self, began: float) -> float:
+        """When a turn ends that others wait for."""
+        rounds = -(-(self._most + self._waiting) // self._most)
+        return began + max(self._turn, (self._deadline - began) / rounds)

@@ -99,7 +99,7 @@ async def test_all_that_enters_it_makes_another(house: House) -> None:
     house.signing = {NAMED: replace(signs(), private=Ed25519PrivateKey.generate())}
     made.append(await house.added())
     forged = b"X: y\r\n"
-    removed = replace(MESSAGE, forged=((0, len(forged)),))
+    removed = replace(MESSAGE, id="R", forged=((0, len(forged)),))
     await house.clock.advance(1)
     copy = await house.copy(removed, forged + CONTENT)
     assert copy.content.endswith(b"by b\r\n" + CONTENT)

@@ -418,8 +418,7 @@ SPOOFS = {
     "a source route": b"From: <@a.example:" + BANK + b">",
     "blanks around the @": b"From: ceo @ else.example",
     "a comment in the domain": b"From: ceo@else(x).example",
-}
-HIDDEN = {
+    "the line of an mbox file": b"From x@y Sun Nov 22 10:00:00 2026\r\nFrom: " + BANK,
     "a quote that does not end": b'From: "Ceo <' + BANK + b">",
     "a bracket that does not end": b"From: Ceo <" + BANK,
     "text behind the bracket": b"From: Ceo <" + BANK + b"> x",
@@ -427,6 +426,9 @@ HIDDEN = {
     "two addresses without a comma": b"From: <" + BANK + b"> <x@nobody.example>",
     "octets before the address": b"From: \xff\xfe " + BANK,
     "an address in quotes": b'From: "' + BANK + b'"',
+}
+HIDDEN = {
+    "a comment in what cannot be read": b'From: "Ceo <ceo@else(x).example>',
     "more than 8 KiB": b"From: " + b"\r\n ".join([b"x" * 900] * 10) + b" <" + BANK + b">",
     "the 11th From": b"From: a@a.example\r\n" * 10 + b"From: " + BANK,
     "the 11th domain": b"From: " + b",".join(b"a@d%d.example" % number for number in range(10)) + b", " + BANK,
@@ -437,6 +439,8 @@ HARMLESS = {
     "no From": b"X-From: x",
     "nobody": b"From: <>",
     "a display name": b'From: "ceo@else.example" <x@nobody.example>',
+    "a list": b"From: ceo@else.example via List <x@nobody.example>",
+    "malformed": b"From: Foo <x@nobody.example>>",
 }
 
 
@@ -464,7 +468,9 @@ async def test_no_odd_from_gets_past_the_policy(lab: Lab) -> None:
 async def test_who_hides_is_only_told_where_nothing_is_enforced(lab: Lab, more: str, listener: str) -> None:
     relay, _ = await started(lab, more, listener=listener)
     content = LETTER[LETTER.index(b"\r\n") + 2 :]
-    await lab.delivered(relay, "anna@example.org", content=HIDDEN["a quote that does not end"] + b"\r\n" + content)
+    await lab.delivered(
+        relay, "anna@example.org", content=HIDDEN["a comment in what cannot be read"] + b"\r\n" + content
+    )
     (kept,) = lab.mailbox("anna@example.org")
     assert "dmarc=permerror" in told(results(kept))
     assert b"its From cannot be read: something in quotes or in a comment does not end" in b" ".join(kept.split())

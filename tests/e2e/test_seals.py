@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 import signal
 import smtplib
 import threading
@@ -294,9 +294,11 @@ async def test_keys_are_rotated_by_sighup(lab: Lab) -> None:
         with smtplib.SMTP(*address, timeout=20) as client:
             client.sendmail(sender, [recipient], LETTER.replace(b"friend@else.example", sender.encode()))
 
-    with serving(file) as (process, _):
-        ports = json.loads(file.with_suffix(".ready").read_text())["listeners"]
-        mx, app = (("127.0.0.1", ports[name]["port"]) for name in ("mx", "app"))
+    with serving(file) as (process, mx):
+        assert process.stdout is not None
+        second = re.fullmatch(r"listening on (\S+):(\d+) \(app\)\n", process.stdout.readline())
+        assert second is not None
+        app = second[1], int(second[2])
 
         async def sent() -> tuple[str, str]:
             """The selectors that a forward is sealed and a submission signed with."""

@@ -280,12 +280,15 @@ def test_a_broken_from_beside_it_hides_no_author(broken: str) -> None:
         assert (passed.result, passed.reason) == ("permerror", "it has 2 From fields")
 
 
-def test_an_author_that_cannot_be_read_is_a_permerror() -> None:
+def test_an_author_that_cannot_be_read_passes_nothing_and_may_fail() -> None:
     names = published("v=DMARC1; p=reject")
-    for author in ('"boss <boss@example.org>', 'boss@example.org\r\nFrom: "boss <boss@example.org>'):
-        found = judged(names, author, spf=("example.org", "pass"))
-        assert (found.result, found.domain, found.asks.hidden) == ("permerror", "", True)
-        assert found.reason == "its From cannot be read: something in quotes or in a comment does not end"
+    fault = "its From cannot be read: something in quotes or in a comment does not end"
+    passed = judged(names, '"boss <boss@example.org>', spf=("example.org", "pass"))
+    assert (passed.result, passed.domain, passed.asked, passed.reason) == ("permerror", "", "none", fault)
+    failed = judged(names, '"boss <boss@example.org>')
+    assert (failed.result, failed.domain, failed.asked) == ("fail", "example.org", REJECT)
+    hidden = judged(names, '"boss <boss@example(x).org>', spf=("example.org", "pass"))
+    assert (hidden.result, hidden.asks.hidden, hidden.reason) == ("permerror", True, fault)
 
 
 def test_an_address_in_the_name_is_no_author() -> None:
