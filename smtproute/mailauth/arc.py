@@ -17,7 +17,7 @@ from smtproute.mailauth import sign
 from smtproute.mailauth.canonical import folded, relaxed_field
 from smtproute.mailauth.header import Header, message_digest, opened
 from smtproute.mailauth.keys import SigningKey
-from smtproute.mailauth.sets import Part, Survey, seal_digest, survey, surveyed
+from smtproute.mailauth.sets import NAMES, Part, Survey, seal_digest, survey, surveyed
 from smtproute.mailauth.sign import SignFault
 from smtproute.mailauth.signature import domain_in, look_up
 from smtproute.mailauth.validation import judge_each, key_names, validate
@@ -85,6 +85,8 @@ async def evaluate(
     All keys are looked up at once, and one that is not answered fails the chain. `header` is the message as `opened`,
     where it was before. What takes CPU runs in `pool`. Whatever the message holds, a Chain comes out.
     """
+    if header is not None and not header.mentions(*NAMES):
+        return Chain(ChainStatus.NONE)
     found = await _found(message, pool, bounds, header)
     if not found.present:
         return Chain(ChainStatus.NONE)

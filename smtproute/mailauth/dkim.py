@@ -86,6 +86,8 @@ async def check(
     before. All keys are looked up at once; what takes CPU runs in `pool`. Those beyond `bounds` are one result
     together. Whatever the message holds, results come out.
     """
+    if header is not None and not header.mentions(_NAME):
+        return ()
     loop = asyncio.get_running_loop()
     read, claims = await loop.run_in_executor(pool, _read, message, bounds, at, header)
     if read.fault:

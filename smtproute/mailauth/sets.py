@@ -14,7 +14,7 @@ from smtproute.mailauth.canonical import relaxed_field, without_signature
 from smtproute.mailauth.header import Header, opened
 from smtproute.mailauth.signature import read_tags
 
-__all__ = ["MAX_SETS", "ArcSet", "Part", "Survey", "seal_digest", "survey", "surveyed"]
+__all__ = ["MAX_SETS", "NAMES", "ArcSet", "Part", "Survey", "seal_digest", "survey", "surveyed"]
 
 MAX_SETS = 50
 """RFC 8617 4.2.1."""
@@ -27,6 +27,8 @@ _TITLES = {
 }
 _RESULTS_INSTANCE = re.compile(rb"i ?= ?([^ ;]*) ?;")
 _NUMBER = re.compile(rb"[0-9]{1,20}")
+NAMES = tuple(_TITLES)
+"""Of the fields of a set, lower-case."""
 _TOO_MANY = f"there are more than {MAX_SETS} ARC sets"
 
 
