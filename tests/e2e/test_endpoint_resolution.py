@@ -211,7 +211,9 @@ async def test_the_last_good_answer_serves_while_dns_fails_and_no_longer_than_co
     (stale,) = await lab.journal.seen(Happening.RESOLVED)
     assert "stale" in stale.facts["now"] and "SERVFAIL" in stale.facts["now"]
     await clock.advance(3600)
-    over = (await lab.journal.seen(Happening.RESOLVED, times=2))[-1]
+    while len(lab.journal.of(Happening.RESOLVED)) < 2:  # the watch may have been asking as the clock was turned
+        await clock.advance(30)
+    over = lab.journal.of(Happening.RESOLVED)[1]
     assert (over.facts["vanished"], over.facts["now"]) == ([], f"far.internal: SERVFAIL from {lab.zone.address}")
     event = await lab.deferred(relay, "3@far.example")
     assert f"far.internal: SERVFAIL from {lab.zone.address}" in event.facts["detail"]
