@@ -28,6 +28,7 @@ from smtproute.mailauth.spf import Spf
 
 __all__ = [
     "MOST_QUESTIONS",
+    "VERSION",
     "Discovery",
     "Dmarc",
     "DmarcResult",
@@ -48,7 +49,8 @@ __all__ = [
 MOST_QUESTIONS = 2 * MAX_DOMAINS
 """Of one message: each domain of its author, and the organisational domain of each."""
 
-_VERSION = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
+VERSION = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
+"""How a record begins (RFC 7489 6.4), also one that takes reports for others (7.1)."""
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 _PERCENT = re.compile(r"[0-9]{1,3}")
 _STRICTNESS = (Disposition.NONE, Disposition.QUARANTINE, Disposition.REJECT)
@@ -226,7 +228,7 @@ def record_in(texts: Sequence[bytes]) -> Record | None:
 
     Raises RecordFault for several, and for one that could not be followed.
     """
-    records = [text for each in texts if _VERSION.match(text := each.decode("utf-8", "replace"))]
+    records = [text for each in texts if VERSION.match(text := each.decode("utf-8", "replace"))]
     if len(records) > 1:
         raise RecordFault(f"there are {len(records)} DMARC records, so none counts")
     return parse(records[0]) if records else None

@@ -108,7 +108,8 @@ async def examine(
     # What DMARC asks depends on no signature and no record of SPF, so none of these may keep it from its answer.
     policies = Lookups(lookup, authentication.timeout, dmarc.MOST_QUESTIONS)
     checks = _Checks()
-    header = await _opened(message, authentication, pool)
+    signatures_wanted = authentication.dkim or authentication.arc
+    header = await _opened(message, authentication, pool) if signatures_wanted else None
 
     async def signed() -> tuple[Signature, ...]:
         return await dkim.check(message, lookups.share(), pool, authentication, at, header)

@@ -12,7 +12,7 @@ from smtproute.core.finding import Finding, error, warning
 from smtproute.core.verdict import Disposition
 from smtproute.doctor.dns.answers import Answer, Answers, permissions
 from smtproute.doctor.survey import listed
-from smtproute.mailauth.dmarc import Record, RecordFault, aligned, organisational, parse
+from smtproute.mailauth.dmarc import VERSION, Record, RecordFault, aligned, organisational, parse
 from smtproute.mailauth.keys import zone_line
 
 __all__ = ["examine"]
@@ -42,7 +42,6 @@ _WORDS = {
 _UNPARTED = re.compile(rf"(?<=[^\s;,])[\s,]+(?=({'|'.join(_VALUES)})\s*=)", re.I)
 """What stands where a semicolon should."""
 _URI = re.compile(r"mailto:[^\s@,!]+@[^\s@,!]+(?:![0-9]+[kmgt]?)?", re.I)
-_PERMISSION = re.compile(r"v\s*=\s*DMARC1\s*(?:;|\Z)")
 
 
 def examine(answers: Answers) -> Iterator[Finding]:
@@ -138,7 +137,7 @@ def _record(answers: Answers, domain: str, text: str) -> Iterator[Finding]:
     lacking = {
         host: record
         for host, record in permissions(domain, text).items()
-        if not answers.texts[record].fault and not any(map(_PERMISSION.match, answers.texts[record].records))
+        if not answers.texts[record].fault and not any(map(VERSION.match, answers.texts[record].records))
     }
     if lacking:
         what = (
