@@ -367,4 +367,5 @@ async def test_it_is_what_the_relay_finds(world: Lab) -> None:
     options = ("--from", "ada@sender.example", "--helo", "out.sender.example", "--client-ip", "127.0.0.1")
     (told,) = named(await verify(world, message, *options, "--json"), "authentication-results")
     verdicts = "; ".join(each.replace(";", ",") for each in event.facts["verdicts"])  # no ; in comments
-    assert " ".join(told["field"].split()) == f"Authentication-Results: mail.example.org; {verdicts}"
+    field = " ".join(told["field"].replace('"', "").split())  # b= is quoted when the signature has a slash in it
+    assert field == f"Authentication-Results: mail.example.org; {verdicts}"
