@@ -9,7 +9,13 @@ from enum import StrEnum
 
 __all__ = ["Arrow", "Line", "Record", "legible", "plain"]
 
-_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_RANGES = "\x00-\x1f\x7f-\x9f\u061c-\u061c\u200e-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_STEERING = re.compile(f"[{_RANGES}]")
+_ESCAPED = {
+    code: chr(code).encode("unicode_escape").decode("ascii")
+    for first, _, last in zip(*[iter(_RANGES)] * 3, strict=True)
+    for code in range(ord(first), ord(last) + 1)
+}
 _LINE = 64
 """Characters that a line counts for beside its text: a flood of short lines is a flood too."""
 
@@ -61,7 +67,7 @@ def legible(text: str) -> str:
     That is C0, DEL and C1 controls, line and paragraph separators, bidirectional marks, embeddings, overrides and
     isolates (UAX 9 2), and surrogates, which cannot be written out at all. Legible text stays as it is.
     """
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return text.translate(_ESCAPED) if _STEERING.search(text) else text
 
 
 def plain(lines: Sequence[Line]) -> list[list[str | float]]:
