@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -229,23 +230,23 @@ async def test_explain_tells_who_signs(lab: Lab) -> None:
     await started(lab, both(lab))
     file = str(lab.folder / "smtproute.toml")
 
-    def explained(*arguments: str) -> str:
-        done = run("explain", "you@far.example", "-c", file, *arguments)
-        assert done.returncode in (0, 1), done.stderr
+    async def explained(*arguments: str) -> str:
+        done = await asyncio.to_thread(run, "explain", "-c", file, *arguments)  # the name server is in this thread
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    text = explained("--from", ANNA, "--auth", ANNA)
+    text = await explained("you@far.example", "--from", ANNA, "--auth", ANNA)
     assert "signed by example.org with selector rsa\n     signed by example.org with selector ed\n" in text
     assert "note: you@far.example: not predicted: the header From decides who signs, not the sender" in text
-    (copy,) = json.loads(explained("--from", ANNA, "--auth", ANNA, "--json"))["deliveries"]
+    (copy,) = json.loads(await explained("you@far.example", "--from", ANNA, "--auth", ANNA, "--json"))["deliveries"]
     assert copy["signatures"] == [
         {"domain": "example.org", "selector": "rsa"},
         {"domain": "example.org", "selector": "ed"},
     ]
-    text = explained("--from", "x@example.com", "--auth", ANNA)
+    text = await explained("you@far.example", "--from", "x@example.com", "--auth", ANNA)
     assert "UNSIGNED: there is no signing key for example.com" in text
-    done = run("explain", "forward@example.org", "-c", file, "--listener", "mx")
-    assert "not signed: it comes from outside" in done.stdout and "not predicted" not in done.stdout
-    done = run("explain", "--all", "-c", file, "--auth", ANNA, "--from", ANNA)
+    text = await explained("forward@example.org", "--listener", "mx")
+    assert "not signed: it comes from outside" in text and "not predicted" not in text
+    text = await explained("--all", "--auth", ANNA, "--from", ANNA)
     signed = "signed by example.org with selector rsa; signed by example.org with selector ed"
-    assert f"forward@example.org -> endpoint far for me@far.example ({signed})" in done.stdout
+    assert f"forward@example.org -> endpoint far for me@far.example ({signed})" in text
