@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import partial
-from typing import Protocol, TypeVar, assert_never
+from typing import Protocol, assert_never
 
 from smtproute.core.address import Address, AddressError
 from smtproute.core.envelope import Client, Envelope
@@ -27,6 +27,7 @@ from smtproute.core.transcript import Arrow, Line, plain
 from smtproute.core.verdict import Disposition, Judged
 from smtproute.intake.facts import Usage, decided
 from smtproute.intake.passwords import PasswordFault, Passwords
+from smtproute.mailauth.header import looked
 from smtproute.mailauth.results import forged, resinfo
 from smtproute.smtp.wire import ContentRefused
 from smtproute.spool.queue import LARGEST_ROW, Accepted, Message, Spool, SpoolFailed, SpoolFull, Staged
@@ -48,11 +49,7 @@ _NO_LOGIN = Reply(535, "5.7.8", "Authentication failed: check the name and the p
 _NO_LOGIN_NOW = Reply(454, "4.7.0", "The password cannot be checked now: try again later")
 _TOLD = 10
 """Recipients that the event of a refused message names."""
-_LARGE_HEADER = 8 * 1024
-"""Octets of a header section beyond which it is read in the pool: a hostile one takes a millisecond for each 1024."""
 _HEADER_TOO_LARGE = Reply(554, "5.6.0", f"The header section is larger than {LARGEST_ROW} octets")
-
-Read = TypeVar("Read")
 
 Judge = Callable[[bytes, Envelope, Settings], Awaitable[Judged]]
 """Gathers the verdicts on a message, and what follows. Whatever it holds, they come out."""
@@ -287,7 +284,7 @@ class IntakeDoor:
                 if header_end(head) == len(head):
                     return _HEADER_TOO_LARGE
                 # Only signatures need the whole message in memory, to be verified.
-                taken.whole = await self._read(head, _signed)
+                taken.whole = await looked(head, intake.cpu, _signed)
                 taken.staged = intake.spool.stage(queue_id)
                 await taken.staged.write(head)
         return None
@@ -306,7 +303,7 @@ class IntakeDoor:
         intake, envelope = self._intake, transaction.envelope
         settings = transaction.snapshot.settings
         held = bytes(taken.held)
-        header = await self._read(held, partial(_Header.of, hostname=str(settings.hostname)))
+        header = await looked(held, intake.cpu, partial(_Header.of, hostname=str(settings.hostname)))
         if header.hops > MAX_HOPS:
             self._refused(envelope, "", Refusal(_TOO_MANY_HOPS, "intake", f"{header.hops} Received fields"))
             return _TOO_MANY_HOPS
@@ -360,12 +357,6 @@ class IntakeDoor:
         for event in accepted.events:
             intake.emit(event)
         return reply
-
-    async def _read(self, content: bytes, reading: Callable[[bytes], Read]) -> Read:
-        """What a look at the header section finds."""
-        if header_end(content) <= _LARGE_HEADER:
-            return reading(content)
-        return await asyncio.get_running_loop().run_in_executor(self._intake.cpu, reading, content)
 
     async def _judged(self, content: bytes, envelope: Envelope, settings: Settings) -> Judged:
         """What is found about the message; nothing where nobody would read it."""

@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from smtproute.core.envelope import Envelope
 from smtproute.core.lookup import Lookup
-from smtproute.core.message import header_end
 from smtproute.core.policy import Ruling, Seal, rule
 from smtproute.core.settings import Authentication, Role
 from smtproute.core.verdict import Disposition, Judged, Verdict
@@ -19,14 +19,11 @@ from smtproute.mailauth import arc, dkim, dmarc, spf
 from smtproute.mailauth.arc import Chain
 from smtproute.mailauth.dkim import Signature
 from smtproute.mailauth.dmarc import Dmarc, DmarcResult
-from smtproute.mailauth.header import Header, opened
+from smtproute.mailauth.header import looked, opened
 from smtproute.mailauth.lookups import Lookups
 from smtproute.mailauth.spf import Spf
 
 __all__ = ["Findings", "examine", "judge"]
-
-_SMALL_HEADER = 8 * 1024
-"""Octets."""
 
 Found = TypeVar("Found")
 
@@ -109,7 +106,7 @@ async def examine(
     policies = Lookups(lookup, authentication.timeout, dmarc.MOST_QUESTIONS)
     checks = _Checks()
     signatures_wanted = authentication.dkim or authentication.arc
-    header = await _opened(message, authentication, pool) if signatures_wanted else None
+    header = await looked(message, pool, partial(opened, bounds=authentication)) if signatures_wanted else None
 
     async def signed() -> tuple[Signature, ...]:
         return await dkim.check(message, lookups.share(), pool, authentication, at, header)
@@ -140,13 +137,6 @@ async def examine(
     return Findings(
         envelope.client.ip, of_spf, signatures, of_dmarc, chain, seals, tuple(checks.died), tuple(checks.faults)
     )
-
-
-async def _opened(message: bytes, authentication: Authentication, pool: Executor) -> Header:
-    """The message taken apart; not in the pool where its header section is small: the way there takes longer."""
-    if header_end(message[:_SMALL_HEADER]) < _SMALL_HEADER:
-        return opened(message, authentication)
-    return await asyncio.get_running_loop().run_in_executor(pool, opened, message, authentication)
 
 
 async def judge(

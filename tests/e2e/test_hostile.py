@@ -6,12 +6,14 @@ import asyncio
 import errno
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from smtproute.core.address import Domain
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import LogFormat
+from smtproute.mailauth.header import looked
 from smtproute.spool.queue import Change, State
 from smtproute.spool.sqlite import SqliteSpool
 from smtproute.testing.upstream import Rule, Upstream, Verb, Wait, on
@@ -301,11 +303,11 @@ async def test_what_one_server_lacks_another_may_have_and_nobody_is_quoted_who_d
 async def test_a_large_header_is_read_beside_the_loop(lab: Lab) -> None:
     far = await lab.upstream("far.example")
     relay = await lab.application(f"far.example:{far.port}")
-    door = relay._intake.door(next(iter(relay.snapshot().settings.listeners.values())))
     here = threading.get_ident()
     small, large = (b"X: y\r\n" * count + b"\r\n" + b"body\r\n" * 100_000 for count in (100, 10_000))
-    assert await door._read(small, lambda _: threading.get_ident()) == here
-    assert await door._read(large, lambda _: threading.get_ident()) != here
+    with ThreadPoolExecutor(1) as pool:
+        assert await looked(small, pool, lambda _: threading.get_ident()) == here
+        assert await looked(large, pool, lambda _: threading.get_ident()) != here
 
     many = b"X: y\r\n" * 10_000
     forged = b"Authentication-Results: mail.example.org; spf=pass\r\n"
