@@ -241,8 +241,7 @@ class IntakeDoor:
             else:
                 self._refused(transaction.envelope, "", Refusal(reply, "intake", f"after {taken.size} octets"))
         except ContentRefused as refused:
-            reply = refused.reply
-            self._refused(transaction.envelope, "", Refusal(reply, "intake", f"after {taken.size} octets"))
+            reply = refused.reply  # the session has told
         except SpoolFull as full:
             reply = self._failed(transaction, _NO_ROOM, full)
         except SpoolFailed as failed:

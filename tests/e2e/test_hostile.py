@@ -319,6 +319,28 @@ async def test_a_large_header_is_read_beside_the_loop(lab: Lab) -> None:
     assert "554 5.4.6 Too many hops" in str(dialogue.answers[0].reply)
 
 
+@pytest.mark.parametrize(
+    ("content", "limits", "reply"),
+    [
+        (b"Subject: x\n\r\nHello.\r\n", "", "554 5.6.0 The message has a lone CR or LF"),
+        (LETTER * 9, 'message_size = "1000B"', "552 5.3.4 "),
+        (LETTER * 9, 'in_flight = "1000B"', "452 4.3.1 "),
+        (b"X: y\r\n" * 50_000, "", "554 5.6.0 The header section is larger"),
+    ],
+    ids=["lone LF", "too large", "no room", "header too large"],
+)
+async def test_content_that_is_refused_is_told_of_once(lab: Lab, content: bytes, limits: str, reply: str) -> None:
+    relay = await lab.application("far.example", more=f"\n[limits]\n{limits}\n")
+    client = await Client.connect(next(iter(relay.addresses.values())))
+    for line in ("EHLO client.example", "MAIL FROM:<friend@else.example>", "RCPT TO:<x@far.example>", "DATA"):
+        await client.say(line)
+    client.writer.write(content + b".\r\n")
+    heard = await client.reply()
+    assert heard.startswith(reply)
+    (refused,) = lab.journal.of(Happening.REFUSED)
+    assert refused.facts["reply"] == heard
+
+
 async def test_nothing_that_a_server_says_steers_a_terminal(lab: Lab) -> None:
     far = await lab.upstream("far.example", [on("RCPT", "550 5.1.1 \x9b2J\x9d0;title\x9c \u202e no")])
     relay = await lab.application(f"far.example:{far.port}")
