@@ -330,6 +330,19 @@ class Relay:
             await spool.close()
             emit(Event(Happening.STOPPED, world.clock.now()))
 
+    async def rest(self) -> float | None:
+        """Until no delivery is due or under way; answers when one will be due, if any waits."""
+        return await self._dispatcher.rest()
+
+    async def quiet(self) -> float | None:
+        """Until no session is open and no delivery is due or under way; answers as `rest`."""
+        while True:
+            for listener in self._listeners.values():
+                await listener.quiet()
+            due = await self._dispatcher.rest()
+            if not any(listener.sessions for listener in self._listeners.values()):
+                return due
+
     async def reload(self) -> None:
         """Reads the configuration again. A broken one is refused, and the old one stays in force."""
         try:

@@ -1,16 +1,19 @@
-"""The world as rooms are given it: time, chance and ids. A test hands in a world that it can turn."""
+"""The world as rooms are given it: time, chance, ids, the network. A test hands in a world that it can turn."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "World"]
+__all__ = ["Clock", "Network", "Place", "SystemClock", "SystemNetwork", "World"]
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 class Clock(Protocol):
@@ -40,12 +43,52 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+Place = tuple[str, int]
+"""IP address and port."""
+
+
+class Network(Protocol):
+    """Where connections go, and where they come from."""
+
+    def route(self, place: Place) -> Place:
+        """Where a connection to this place is really made. Raises OSError where there is nothing to connect to."""
+        ...
+
+    def routed(self, ip: str) -> bool:
+        """Whether there is a route to an IP address."""
+        ...
+
+    def caller(self, place: Place) -> Place:
+        """Who a client is that connects from this place."""
+        ...
+
+
+class SystemNetwork:
+    """The machine's own network: every place is itself."""
+
+    def route(self, place: Place) -> Place:
+        return place
+
+    def routed(self, ip: str) -> bool:
+        # A datagram socket that is connected sends nothing.
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as asked:
+                asked.connect((ip, 9))
+        except OSError as error:
+            return error.errno not in _NO_ROUTE
+        return True
+
+    def caller(self, place: Place) -> Place:
+        return place
+
+
 @dataclass(slots=True)
 class World:
     """Handed to every room that needs one of these."""
 
     clock: Clock = field(default_factory=SystemClock)
     chance: random.Random = field(default_factory=random.SystemRandom)
+    network: Network = field(default_factory=SystemNetwork)
 
     def queue_id(self) -> str:
         """A new queue id: 15 characters that sort by time (microseconds) and then by chance."""

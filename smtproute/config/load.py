@@ -62,7 +62,7 @@ from smtproute.core.settings import (
 )
 from smtproute.core.snapshot import Snapshot
 
-__all__ = ["find", "load"]
+__all__ = ["find", "load", "understood"]
 
 
 def find(argument: str | None, environ: Mapping[str, str], cwd: str | Path) -> str | None:
@@ -77,10 +77,17 @@ def find(argument: str | None, environ: Mapping[str, str], cwd: str | Path) -> s
 def load(path: str | None, environ: Mapping[str, str], *, fqdn: Callable[[], str]) -> Snapshot:
     """The configuration in the file at `path` (None: all defaults), with the overrides in `environ`.
 
+    Raises Mistake. See `understood`.
+    """
+    return understood(read(path, environ), environ, fqdn=fqdn)
+
+
+def understood(document: Document, environ: Mapping[str, str], *, fqdn: Callable[[], str]) -> Snapshot:
+    """The configuration that a document is.
+
     `fqdn` tells the machine's name; it is asked only where `hostname` is not written. Reads the file and the tables
     that it names; that private keys and certificates are sound is for those who load them. Raises Mistake.
     """
-    document = read(path, environ)
     root = _validated(document)
     hostname, lists = _lists(document, root, fqdn)
     state = _state(document, root, environ)

@@ -49,8 +49,12 @@ class Dispatcher:
         self._emit = emit
         self._lanes: dict[str, Lane] = {}
         self._claimed = Claimed()
+        self._due: float | None = None
+        """When there is something to claim, as far as is known."""
         self._tasks = asyncio.TaskGroup()
         self._wake = asyncio.Event()
+        self._rested = asyncio.Event()
+        """Nothing is under way, and the latest look at the spool found nothing that is due."""
         self._draining = False
 
     async def run(self) -> None:
@@ -61,18 +65,29 @@ class Dispatcher:
             alarm_at: float | None = None
             while not self._draining:
                 self._wake.clear()
-                due = await self._claim()
+                due = self._due = await self._claim()
                 if due != alarm_at or (alarm is not None and alarm.done()):
                     if alarm is not None:
                         alarm.cancel()
                     alarm = tasks.create_task(self._alarm(due)) if due is not None else None
                     alarm_at = due
+                if self._resting:
+                    self._rested.set()
                 await self._wake.wait()
             watcher.cancel()
             if alarm is not None:
                 alarm.cancel()
             for lane in self._lanes.values():
                 lane.clear()
+
+    async def rest(self) -> float | None:
+        """Until nothing that was accepted before is due or under way; answers when something will be, if anything."""
+        while True:
+            self._rested.clear()
+            self._wake.set()
+            await self._rested.wait()
+            if self._resting:
+                return self._due
 
     def drain(self) -> None:
         """Claims no more. What is in a lane and not begun stays in the spool."""
@@ -86,6 +101,10 @@ class Dispatcher:
             for _ in range(min(lane.waiting, lane.width - lane.running)):
                 self._begin(lane)
         self._wake.set()
+
+    @property
+    def _resting(self) -> bool:
+        return self._claimed.none and (self._due is None or self._due > self._world.clock.now())
 
     async def _watch(self) -> None:
         while True:
@@ -166,7 +185,7 @@ class Dispatcher:
                 if job.entries:
                     await self._attempts.attempt(job, self._settle, self._look_over)
                 lane.done(queued)
-                if self._claimed.remove(queued):
+                if self._claimed.remove(queued) or self._claimed.none:
                     self._wake.set()
         finally:
             lane.running -= 1

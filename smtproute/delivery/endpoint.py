@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +28,7 @@ from smtproute.delivery.health import Health
 from smtproute.resolve.resolver import Resolver
 from smtproute.world import World
 
-__all__ = ["Endpoints", "routed"]
+__all__ = ["Endpoints"]
 
 _NO_SUCH_DOMAIN = Reply(550, "5.1.2", "The domain does not exist")
 _NULL_MX = Reply(556, "5.1.10", "The domain takes no mail (null MX)")
@@ -40,19 +38,6 @@ _NO_HOST = Reply(550, "5.4.4", "No mail server of the domain has an address")
 _NO_ADDRESS = (Resolution.NXDOMAIN, Resolution.NODATA)
 _NO_WAY = Reply(451, "4.4.4", "The next hop has no mail server: it will be tried again")
 _NO_ANSWER = Reply(451, "4.4.3", "The mail servers of the domain could not be looked up")
-_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-
-
-def routed(ip: str) -> bool:
-    """Whether this machine has a route to an IP address. A datagram socket that is connected sends nothing."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as asked:
-            asked.connect((ip, 9))
-    except OSError as error:
-        return error.errno not in _NO_ROUTE
-    return True
-
-
 def _unheard(event: Event) -> None:
     """Where nobody sends, nothing rests."""
 
@@ -77,13 +62,11 @@ class Endpoints:
         hostname: Domain,
         world: World,
         emit: Emit = _unheard,
-        routed: Callable[[str], bool] = routed,
     ) -> None:
         self._resolver = resolver
         self._hostname = hostname
         self._world = world
         self._emit = emit
-        self._routed = routed
         self._health: dict[str, Health] = {}
         """By name of endpoint."""
 
@@ -144,7 +127,8 @@ class Endpoints:
         if found.refusal is not None:
             return Choice(found.looked, refusal=found.refusal, at=at)
         ips = {each.ip for looked in found.looked if not looked.server.socket for each in looked.resolved.addresses}
-        unroutable = frozenset(ip for ip in ips if not self._routed(ip)) if len(ips) > 1 else frozenset[str]()
+        routed = self._world.network.routed
+        unroutable = frozenset(ip for ip in ips if not routed(ip)) if len(ips) > 1 else frozenset[str]()
         now = self._world.clock.now()
         choice = order(
             found.looked,

@@ -62,6 +62,11 @@ class Claimed:
         """The places without room."""
         return frozenset(self._full)
 
+    @property
+    def none(self) -> bool:
+        """Whether nothing is claimed."""
+        return not self._counts
+
     def add(self, queued: Queued) -> None:
         for place, share in queued.shares():
             self._counts[place] += queued.deliveries

@@ -22,7 +22,7 @@ from smtproute.core.settings import Limits, ListenerTls
 from smtproute.core.settings import Listener as Settings
 from smtproute.smtp.door import Doors
 from smtproute.smtp.session import HANDSHAKE, Session
-from smtproute.world import World
+from smtproute.world import Place, World
 
 __all__ = ["Listener", "ListenerFailed", "server_context"]
 
@@ -124,6 +124,11 @@ class Listener:
         self._limits = limits
         self._context = context
 
+    async def quiet(self) -> None:
+        """Until no connection is open."""
+        while self._sessions:
+            await asyncio.wait(list(self._sessions))
+
     async def drain(self, deadline: float) -> None:
         """Accepts no more. Sessions end when their transaction has ended, and all after `deadline` seconds."""
         self._stop_accepting()
@@ -172,7 +177,7 @@ class Listener:
                     self._tell(Happening.WARNING, what=f"a connection could not be accepted: {error}")
                     await self._world.clock.sleep(_PAUSE)
                 else:
-                    self._opened(connection, *_peer(name))
+                    self._opened(connection, *self._world.network.caller(_peer(name)))
                     await asyncio.sleep(0)  # it begins and counts, and those that are open go on
 
     def _opened(self, connection: socket.socket, ip: str, port: int) -> None:
@@ -244,7 +249,7 @@ class Listener:
         self._emit(Event(what, self._world.clock.now(), facts={"listener": self._settings.name, **facts}))
 
 
-def _peer(name: tuple[Any, ...]) -> tuple[str, int]:
+def _peer(name: tuple[Any, ...]) -> Place:
     """IP address and port of a client; an IPv4 address that is mapped into IPv6 as the IPv4 address."""
     mapped = getattr(ip_address(name[0]), "ipv4_mapped", None)
     return str(mapped or name[0]), name[1]

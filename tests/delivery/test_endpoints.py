@@ -15,12 +15,13 @@ from smtproute.core.choice import Candidate, Choice
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import Balance, Discover, Endpoint, Family, Server
 from smtproute.core.settings import Resolver as ResolverSettings
-from smtproute.delivery.endpoint import Endpoints, routed
+from smtproute.delivery.endpoint import Endpoints
 from smtproute.delivery.health import FORGOTTEN
 from smtproute.resolve.resolver import Resolver
 from smtproute.testing.clock import TurnedClock
+from smtproute.testing.network import StagedNetwork
 from smtproute.testing.zone import Fault, Zone
-from smtproute.world import World
+from smtproute.world import SystemNetwork, World
 
 HERE = Domain.parse("mail.example.org")
 FAR = Domain.parse("far.example")
@@ -35,12 +36,11 @@ class Bench:
         self.zone = zone
         self.clock = TurnedClock()
         self.events: list[Event] = []
-        self.unroutable: set[str] = set()
-        world = World(self.clock)
+        network = StagedNetwork()
+        world = World(self.clock, network=network)
+        self.unroutable = network.unroutable
         resolver = Resolver(ResolverSettings(servers=(zone.address,)), world)
-        self.endpoints = Endpoints(
-            lambda: resolver, HERE, world, self.events.append, routed=lambda ip: ip not in self.unroutable
-        )
+        self.endpoints = Endpoints(lambda: resolver, HERE, world, self.events.append)
 
     async def look(self, endpoint: Endpoint, domain: Domain = FAR) -> Choice:
         return await self.endpoints.candidates(endpoint, domain)
@@ -90,14 +90,14 @@ def ips(choice: Choice) -> list[str]:
 
 
 async def test_an_address_without_a_route_is_skipped(bench: Bench) -> None:
-    bench.unroutable = {"::1"}
+    bench.unroutable |= {"::1"}
     choice = await bench.look(Endpoint("both", (Server("both.internal"),)))
     assert ips(choice) == ["127.0.0.3"]
     assert [str(each) for each in choice.passed] == ["both.internal (dns, [::1]:25) no route"]
 
 
 async def test_the_only_address_is_tried_route_or_not(bench: Bench) -> None:
-    bench.unroutable = {"::1"}
+    bench.unroutable |= {"::1"}
     assert ips(await bench.look(Endpoint("six", (Server("six.internal"),)))) == ["::1"]
 
 
@@ -110,7 +110,7 @@ async def test_the_family_decides(bench: Bench) -> None:
 
 @pytest.mark.peer("unshare")
 def test_a_machine_without_a_network_has_no_routes() -> None:
-    asked = "from smtproute.delivery.endpoint import routed; print(routed('192.0.2.1'), routed('2001:db8::1'))"
+    asked = "from smtproute.world import SystemNetwork; n = SystemNetwork(); print(n.routed('192.0.2.1'), n.routed('2001:db8::1'))"
     alone = ("unshare", "-rn")
     if subprocess.run([*alone, "true"], capture_output=True, timeout=30).returncode:
         pytest.skip("no namespaces here")
@@ -119,7 +119,7 @@ def test_a_machine_without_a_network_has_no_routes() -> None:
 
 
 def test_loopback_has_a_route() -> None:
-    assert routed("127.0.0.77")
+    assert SystemNetwork().routed("127.0.0.77")
 
 
 async def test_a_turn_is_taken_by_who_sends_and_not_by_who_looks(bench: Bench) -> None:
