@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -159,8 +160,8 @@ def _envelope(
 ) -> Envelope:
     """Who speaks, from the options."""
     from smtproute.core.envelope import Client, Envelope
-    from smtproute.core.permit import trusts
-    from smtproute.core.settings import Role
+    from smtproute.core.permit import admits, trusts
+    from smtproute.core.settings import Auth, Role
 
     listeners = snapshot.settings.listeners
     name = next(iter(listeners)) if listener is None else listener
@@ -169,7 +170,7 @@ def _envelope(
     if name not in listeners:
         raise typer.BadParameter(f"there is no listener {name!r}: the configuration has {', '.join(listeners)}")
     # Who usually speaks to it: a stranger (TEST-NET-1), and to a trusted one this machine.
-    usual = "127.0.0.1" if listeners[name].role is Role.TRUSTED else "192.0.2.1"
+    usual = "192.0.2.1" if admits(listeners[name], "192.0.2.1") else "127.0.0.1"
     ip = client_ip if client_ip is not None else usual
     try:
         trusted = trusts(listeners[name], ip)
@@ -178,8 +179,11 @@ def _envelope(
     most = snapshot.settings.limits.message_size
     if size is not None and size > most:
         raise typer.BadParameter(f"--size {size}: no message is taken that is larger than {most} octets")
-    who = _login(snapshot, login) if login is not None else None
-    client = Client(ip, 0, name, listeners[name].role, trusted, login=who)
+    client = Client(ip, 0, name, listeners[name].role, trusted)
+    if login is not None and listeners[name].auth is Auth.ANY:
+        client = replace(client, named=login)
+    elif login is not None:
+        client = replace(client, login=_login(snapshot, login))
     return Envelope(client, _address(sender) if sender else None, size)
 
 

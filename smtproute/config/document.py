@@ -16,7 +16,7 @@ from typing import Any
 
 from smtproute.config import files
 
-__all__ = ["Document", "Location", "Mistake", "read", "variable"]
+__all__ = ["Document", "Location", "Mistake", "parse", "read", "variable"]
 
 Location = tuple[str | int, ...]
 """Keys and list positions from the top of the document."""
@@ -214,6 +214,11 @@ def _parse(file: Path, shown: str) -> dict[str, Any]:
     except OSError as error:
         why = (error.strerror or "error").lower()
         raise Mistake(f"{shown}: cannot be read: {why}. Name the configuration with -c FILE.") from None
+    return parse(octets, shown)
+
+
+def parse(octets: bytes, shown: str) -> dict[str, Any]:
+    """The tables of a TOML text; `shown` is what a mistake calls it. Raises Mistake."""
     try:
         return tomllib.loads(octets.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -44,6 +44,7 @@ from smtproute.core.quota import FULL, FULL_FOR_NOW
 from smtproute.core.reply import Reply
 from smtproute.core.settings import (
     Accounts,
+    Auth,
     AuthInClear,
     Limits,
     Listener,
@@ -63,6 +64,8 @@ from smtproute.core.settings import (
 from smtproute.core.snapshot import Snapshot
 
 __all__ = ["find", "load", "understood"]
+
+_LOOPBACK = tuple(ip_network(each) for each in LOOPBACK)
 
 
 def find(argument: str | None, environ: Mapping[str, str], cwd: str | Path) -> str | None:
@@ -223,7 +226,7 @@ def _listeners(document: Document, root: Root, networks: tuple[Network, ...]) ->
     listeners = {name: _listener(document, name, table, networks) for name, table in root.listener.items()}
     if root.docker_mailserver is None and root.accounts.file is None:
         for name, listener in listeners.items():
-            if listener.role is Role.SUBMISSION:
+            if listener.role is Role.SUBMISSION and listener.auth is Auth.ACCOUNTS:
                 text = 'nobody has an account to log in with. Add [accounts] file = "postfix-accounts.cf".'
                 document.wrong(("listener", name, "role"), text)
     for (first, one), (second, other) in combinations(root.listener.items(), 2):
@@ -254,9 +257,16 @@ def _listener(document: Document, name: str, table: ListenerTable, inbound: tupl
         document.wrong((*at, "key"), "there is no certificate. Add certificate, the file with the chain.")
     match table.role:
         case Role.TRUSTED:
-            networks = table.trusted_networks or tuple(ip_network(each) for each in LOOPBACK)
+            networks = table.trusted_networks or _LOOPBACK
+            if table.auth is Auth.ACCOUNTS and "auth" in table.model_fields_set:
+                text = 'accounts log in by role = "submission" alone. Remove it here, or write auth = "any".'
+                document.wrong((*at, "auth"), text)
         case Role.INBOUND:
             networks = table.trusted_networks if "trusted_networks" in table.model_fields_set else inbound
+            if "auth" in table.model_fields_set:
+                document.wrong((*at, "auth"), 'nobody logs in where role = "inbound". Remove it here.')
+        case Role.SUBMISSION if table.auth is Auth.ANY:
+            networks = table.trusted_networks or _LOOPBACK
         case Role.SUBMISSION:
             networks = ()
             if table.trusted_networks:
@@ -266,7 +276,9 @@ def _listener(document: Document, name: str, table: ListenerTable, inbound: tupl
                 document.wrong((*at, "role"), text)
         case _:
             assert_never(table.role)
-    if table.role is not Role.SUBMISSION and "auth_in_clear" in table.model_fields_set:
+    if table.auth is Auth.ANY and "auth_in_clear" in table.model_fields_set:
+        document.wrong((*at, "auth_in_clear"), 'auth = "any" takes every login without TLS too. Remove it here.')
+    elif table.role is not Role.SUBMISSION and "auth_in_clear" in table.model_fields_set:
         document.wrong((*at, "auth_in_clear"), 'only role = "submission" lets clients log in. Remove it here.')
     if table.reply is not ReplyAfter.DELIVERED and "proxy_timeout" in table.model_fields_set:
         document.wrong((*at, "proxy_timeout"), 'only reply = "delivered" waits for the next hop. Remove it here.')
@@ -284,6 +296,7 @@ def _listener(document: Document, name: str, table: ListenerTable, inbound: tupl
         bare_newline=table.bare_newline,
         debug=table.debug,
         seal=table.seal,
+        auth=table.auth,
         auth_in_clear=table.auth_in_clear,
         reply=table.reply,
         proxy_timeout=table.proxy_timeout,

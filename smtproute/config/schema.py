@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.routes import Match, RouteError, parse_match, parse_sender
 from smtproute.core.settings import (
+    Auth,
     Authentication,
     AuthInClear,
     Balance,
@@ -510,6 +511,7 @@ class ListenerTable(Table):
     bare_newline: Annotated[BareNewline, PlainValidator(_choice(BareNewline))] = _LISTENER.bare_newline
     debug: bool = _LISTENER.debug
     seal: bool = _LISTENER.seal
+    auth: Annotated[Auth, PlainValidator(_choice(Auth))] = _LISTENER.auth
     auth_in_clear: Annotated[AuthInClear, PlainValidator(_choice(AuthInClear))] = _LISTENER.auth_in_clear
     reply: Annotated[ReplyAfter, PlainValidator(_choice(ReplyAfter))] = _LISTENER.reply
     proxy_timeout: Pause = _LISTENER.proxy_timeout

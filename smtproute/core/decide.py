@@ -96,7 +96,7 @@ def _placed(facts: Facts, envelope: Envelope, recipient: Address | None) -> Plan
     routing = facts.routing
     steps: list[Step] = []
     client = envelope.client
-    if client.role is Role.TRUSTED and not client.trusted:
+    if not client.trusted and (client.role is Role.TRUSTED or client.named is not None):
         refused = recipient or Address("postmaster", routing.hostname)
         steps.append(Step(f"listener.{client.listener}", client.ip, Tried.SKIPPED, "not in its trusted_networks"))
         return _refused(refused, steps, Refusal(STRANGER, "permission", f"{client.ip} is refused at connect"))
@@ -174,7 +174,7 @@ def _permit(
     client, sender = envelope.client, envelope.reverse_path
     listener = f"listener.{client.listener}"
     delimiter = routing.aliases.delimiter
-    if client.role is Role.SUBMISSION and client.login is None:
+    if client.role is Role.SUBMISSION and client.login is None and client.named is None:
         steps.append(Step(listener, client.ip, Tried.SKIPPED, "nobody has logged in"))
         return Refusal(LOG_IN_FIRST, "permission", f"{client.ip} has not logged in")
     if client.login is not None and routing.spoof_protection and sender is not None:

@@ -19,13 +19,15 @@ class Client:
     listener: str
     role: Role
     trusted: bool
-    """Whether it may send anywhere: on a trusted listener, or inside `trusted_networks` of an inbound one."""
+    """Whether it may send anywhere: on a trusted listener, or inside `trusted_networks` of another one."""
     helo: str = ""
     esmtp: bool = False
     tls: str = ""
     """Protocol and cipher, "TLSv1.3 TLS_AES_256_GCM_SHA384"; empty in plain text."""
     login: Address | None = None
     """Who has logged in, in the form of the accounts file."""
+    named: str | None = None
+    """What it called itself where everybody logs in (`Auth.ANY`): noted, and nothing is decided by it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,15 @@ from ipaddress import ip_address, ip_network
 from typing import assert_never
 
 from smtproute.core.reply import Reply
-from smtproute.core.settings import AuthInClear, Listener, Network, Role
+from smtproute.core.settings import Auth, AuthInClear, Listener, Network, Role
 
-__all__ = ["LOOPBACK", "STRANGER", "admits", "inside", "logs_in", "trusts"]
+__all__ = ["LOOPBACK", "STRANGER", "admits", "inside", "logs_in", "takes_logins", "trusts"]
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
-"""The default `trusted_networks` of a trusted listener, and what `auth_in_clear = "loopback"` exempts."""
+"""The default `trusted_networks` where only those may connect, and what `auth_in_clear = "loopback"` exempts."""
 
 STRANGER = Reply(554, "5.7.1", "This listener serves trusted networks only, and your address is in none of them")
-"""What a trusted listener answers to everybody else, at connect."""
+"""What a listener for `trusted_networks` alone answers to everybody else, at connect."""
 
 
 def inside(ip: str, networks: tuple[Network, ...]) -> bool:
@@ -29,20 +29,32 @@ def inside(ip: str, networks: tuple[Network, ...]) -> bool:
 def trusts(listener: Listener, ip: str) -> bool:
     """Whether a client at `ip` may send anywhere through this listener (Postfix permit_mynetworks).
 
-    For submission it is who has logged in that counts, wherever from.
+    For submission it is who has logged in that counts, wherever from, unless everybody can.
     """
-    return listener.role is not Role.SUBMISSION and inside(ip, listener.trusted_networks)
+    by_login = listener.role is Role.SUBMISSION and listener.auth is Auth.ACCOUNTS
+    return not by_login and inside(ip, listener.trusted_networks)
 
 
 def admits(listener: Listener, ip: str) -> bool:
-    """Whether a client at `ip` may speak at all: a trusted listener refuses strangers at connect."""
-    return listener.role is not Role.TRUSTED or trusts(listener, ip)
+    """Whether a client at `ip` may speak at all.
+
+    A trusted listener refuses strangers at connect. So does one where every login is good: it would relay for all.
+    """
+    closed = listener.role is Role.TRUSTED or listener.auth is Auth.ANY
+    return not closed or trusts(listener, ip)
+
+
+def takes_logins(listener: Listener) -> bool:
+    """Whether clients can log in here, if only under TLS."""
+    return listener.role is Role.SUBMISSION or listener.auth is Auth.ANY
 
 
 def logs_in(listener: Listener, ip: str, *, tls: bool) -> bool:
-    """Whether a client at `ip` may log in: by submission, and under TLS unless it is exempted."""
-    if listener.role is not Role.SUBMISSION:
+    """Whether a client at `ip` may log in: by submission, and under TLS unless it is exempted; or anyhow."""
+    if not takes_logins(listener):
         return False
+    if listener.auth is Auth.ANY:
+        return True
     match listener.auth_in_clear:
         case AuthInClear.NEVER:
             return tls

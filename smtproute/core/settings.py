@@ -17,6 +17,7 @@ from smtproute.core.reply import Refusal
 __all__ = [
     "Accounts",
     "Arc",
+    "Auth",
     "AuthInClear",
     "Authentication",
     "Balance",
@@ -138,6 +139,16 @@ class OverQuota(StrEnum):
     DEFER = "defer"
 
 
+class Auth(StrEnum):
+    """Whose logins a listener takes."""
+
+    ACCOUNTS = "accounts"
+    """Those of accounts, by submission alone."""
+    ANY = "any"
+    """Every name with every password, with or without TLS: it proves nothing, so that `trusted_networks` decides who
+    may connect, and nobody may do more for having logged in."""
+
+
 class AuthInClear(StrEnum):
     """Who may log in without TLS."""
 
@@ -205,6 +216,7 @@ class Listener:
     bare_newline: BareNewline = BareNewline.REFUSE
     debug: bool = False
     seal: bool = False
+    auth: Auth = Auth.ACCOUNTS
     auth_in_clear: AuthInClear = AuthInClear.NEVER
     reply: ReplyAfter = ReplyAfter.QUEUED
     proxy_timeout: float = 30.0

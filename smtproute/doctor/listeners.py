@@ -1,4 +1,4 @@
-"""Listeners: whether their certificates can be used."""
+"""Listeners: whether their certificates can be used, and whom they serve."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 from smtproute.core.finding import Finding, error, warning
 from smtproute.core.permit import LOOPBACK, inside
-from smtproute.core.settings import Role
+from smtproute.core.settings import Auth, Role
 from smtproute.doctor.survey import Survey
 from smtproute.smtp.listener import ListenerFailed, server_context
 
@@ -17,8 +17,14 @@ _LOOPBACK = tuple(ip_network(each) for each in LOOPBACK)
 
 
 def examine(survey: Survey) -> Iterator[Finding]:
-    """Certificates and keys that do not load or belong together; explanations for strangers."""
+    """Certificates and keys that do not load or belong together; trust in everybody; explanations for strangers."""
     for name, listener in survey.snapshot.settings.listeners.items():
+        if any(network.prefixlen == 0 for network in listener.trusted_networks):
+            what = "Whoever can connect may send anywhere: as soon as others reach the port, they send spam through it."
+            if listener.auth is Auth.ANY:
+                what += ' The login keeps nobody out: auth = "any" takes every one.'
+            instead = 'trusted_networks = ["10.0.0.0/8"], with the networks of your own machines'
+            yield warning("open-relay", f"listener.{name}.trusted_networks", what, instead)
         if listener.debug and listener.role is Role.INBOUND and not inside(listener.host or "0.0.0.0", _LOOPBACK):
             what = (
                 "VRFY and EXPN tell every stranger where each alias leads, and how its mail goes on. Bind it to"

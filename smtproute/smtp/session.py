@@ -28,7 +28,7 @@ from smtproute.core.address import Address
 from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Emit, Event, Happening
 from smtproute.core.reply import LOG_IN_FIRST, Reply
-from smtproute.core.settings import Limits, Listener, ListenerTls, Role
+from smtproute.core.settings import Auth, Limits, Listener, ListenerTls, Role
 from smtproute.core.transcript import Arrow, Line, Record, legible
 from smtproute.smtp import sasl, wire
 from smtproute.smtp.door import Door
@@ -54,6 +54,8 @@ _TRANSACTION = 262_144 - 2 * _BEGINNING
 """Characters that it keeps of the transaction."""
 _LONGEST = 1000
 """Characters that it keeps of a line."""
+_LONGEST_NAME = 255
+"""Characters that are kept of a name that proves nothing."""
 
 _SHUTTING_DOWN = Reply(421, "4.3.2", "This server is shutting down: connect again later")
 _READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
@@ -328,7 +330,7 @@ class Session(SMTP):
         offers = [self.hostname, "PIPELINING", f"SIZE {self._limits.message_size}", "8BITMIME", "SMTPUTF8"]
         if self._may_start_tls:
             offers.append("STARTTLS")
-        if self._may_log_in and self.client.login is None:
+        if self._may_log_in and not self._logged_in:
             offers.append(" ".join([Verb.AUTH, *Mechanism]))
         return Reply(250, "", "\n".join([*offers, "ENHANCEDSTATUSCODES", "HELP"]))
 
@@ -350,6 +352,10 @@ class Session(SMTP):
         return permit.logs_in(self._settings, self.client.ip, tls=bool(self.client.tls))
 
     @property
+    def _logged_in(self) -> bool:
+        return self.client.login is not None or self.client.named is not None
+
+    @property
     def _refusal_in_clear(self) -> Reply | None:
         """Why nobody logs in as long as nothing is encrypted; None where somebody may."""
         if self._may_log_in:
@@ -364,10 +370,16 @@ class Session(SMTP):
             credentials = await self._credentials(command)
         except (SaslError, WireError) as error:
             return self._refused(error.reply)
-        answer = await self._door.login(self.client, credentials.name, credentials.password)
-        if isinstance(answer, Reply):
-            return answer
-        self.client = replace(self.client, login=answer.name)
+        match self._settings.auth:
+            case Auth.ACCOUNTS:
+                answer = await self._door.login(self.client, credentials.name, credentials.password)
+                if isinstance(answer, Reply):
+                    return answer
+                self.client = replace(self.client, login=answer.name)
+            case Auth.ANY:
+                self.client = replace(self.client, named=_named(credentials))
+            case _:
+                assert_never(self._settings.auth)
         self._record = self._opening
         self._remember()
         return _LOGGED_IN
@@ -375,13 +387,13 @@ class Session(SMTP):
     @property
     def _refusal_of_auth(self) -> Reply | None:
         """Why AUTH is out of place (RFC 4954 4); None where it is not."""
-        if self._settings.role is not Role.SUBMISSION:
+        if not permit.takes_logins(self._settings):
             return Reply(502, "5.5.1", "AUTH is not offered: there is no login here: send MAIL")
         if not self.client.esmtp:
             return Reply(503, "5.5.1", "Send EHLO first")
         if self._in_transaction:
             return Reply(503, "5.5.1", "A transaction is open: finish it, or send RSET first")
-        if self.client.login is not None:
+        if self._logged_in:
             return Reply(503, "5.5.1", "You have logged in already: go on with MAIL")
         return self._refusal_in_clear
 
@@ -417,7 +429,7 @@ class Session(SMTP):
     async def _mail(self, command: wire.Mail) -> Reply:
         if not self.client.helo:
             return self._refused(Reply(503, "5.5.1", "Send EHLO or HELO first"))
-        if self._settings.role is Role.SUBMISSION and self.client.login is None:
+        if self._settings.role is Role.SUBMISSION and not self._logged_in:
             return self._refused(self._refusal_in_clear or LOG_IN_FIRST)
         if self._envelope is not None:
             return self._refused(Reply(503, "5.5.1", "A transaction is open: go on with RCPT, or send RSET first"))
@@ -577,7 +589,7 @@ class Session(SMTP):
     def _tls_started(self) -> None:
         tls = self.transport.get_extra_info("ssl_object")
         secured = f"{tls.version()} {tls.cipher()[0]}"
-        self.client = replace(self.client, helo="", esmtp=False, login=None, tls=secured)
+        self.client = replace(self.client, helo="", esmtp=False, login=None, named=None, tls=secured)
         self._write_down(Arrow.NOTE, f"TLS started: {self.client.tls}")
 
     # What is said, and what is written down.
@@ -632,6 +644,16 @@ class Session(SMTP):
     def transcript(self) -> Sequence[Line]:
         """How the connection began, the latest EHLO, and what was said since the latest MAIL."""
         return (*self._opening.lines, *self._hello.lines, *self._said.lines)
+
+
+def _named(credentials: Credentials) -> str:
+    """What a client calls itself where every login is good, as it may be noted.
+
+    At some providers one token is both name and password. PLAIN lets a name be 255 octets long (RFC 4616 2).
+    """
+    if credentials.name.encode() == credentials.password:
+        return wire.SECRET
+    return credentials.name[:_LONGEST_NAME]
 
 
 def _shown(line: bytes) -> str:

@@ -55,6 +55,8 @@ def pack_message(message: Message) -> str:
     }
     if client.login is not None:
         speaking["login"] = _pack_address(client.login)
+    if client.named is not None:
+        speaking["named"] = client.named
     value: dict[str, Any] = {"client": speaking}
     if envelope.reverse_path is not None:
         value["reverse_path"] = _pack_address(envelope.reverse_path)
@@ -88,6 +90,7 @@ def unpack_message(message_id: str, received_at: float, size: int, head: str) ->
     value = _Record.parse(head)
     client = value.record("client")
     login = client.optional("login")
+    named = client.optional("named")
     reverse_path = value.optional("reverse_path")
     declared = value.optional("size")
     return Message(
@@ -105,6 +108,7 @@ def unpack_message(message_id: str, received_at: float, size: int, head: str) ->
                 esmtp=client.flag("esmtp"),
                 tls=client.text("tls"),
                 login=None if login is None else _unpack_address(login),
+                named=None if named is None else _text(named),
             ),
             reverse_path=None if reverse_path is None else _unpack_address(reverse_path),
             size=None if declared is None else _integer(declared),

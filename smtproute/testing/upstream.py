@@ -8,13 +8,15 @@ pipelining past what RFC 2920 allows. With `users` it wants a login over TLS fir
         ...  # send something to far.port
         (message,) = await far.wait(1)
 
-It shares no code with our own client and listener beyond the values of the transcript.
+`testing.rules` has all that a rule may say. It shares no code with our own client and listener beyond the values of
+the transcript.
 """
 
 from __future__ import annotations
 
 import asyncio
 import binascii
+import random
 import re
 import socket
 import ssl
@@ -23,24 +25,45 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import TracebackType
 from typing import Self, assert_never, cast
 
 from smtproute.core.transcript import Arrow, Line
+from smtproute.testing.rules import (
+    Action,
+    Drop,
+    HalfClose,
+    Hang,
+    Moment,
+    Mute,
+    Plaintext,
+    Rate,
+    Raw,
+    Reset,
+    Rule,
+    Script,
+    Slow,
+    Verb,
+    Wait,
+    on,
+)
 from smtproute.world import Clock, SystemClock
 
 __all__ = [
     "EXTENSIONS",
     "Action",
     "Drop",
+    "HalfClose",
     "Hang",
     "Mute",
+    "Plaintext",
+    "Rate",
     "Raw",
     "Received",
     "Reset",
     "Rule",
     "Session",
+    "Slow",
     "Upstream",
     "Verb",
     "Wait",
@@ -50,85 +73,6 @@ __all__ = [
 
 EXTENSIONS = ("PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
 """What EHLO offers. STARTTLS is added where there is a TLS context, and AUTH under TLS where there are users."""
-
-
-class Verb(StrEnum):
-    """Where a rule acts."""
-
-    CONNECT = "CONNECT"
-    """The greeting; argument: the client's address."""
-    EHLO = "EHLO"
-    HELO = "HELO"
-    LHLO = "LHLO"
-    STARTTLS = "STARTTLS"
-    AUTH = "AUTH"
-    """Argument: the mechanism, and the initial response if it came with one."""
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    CONTENT = "CONTENT"
-    """After the dot; argument: the message, as latin-1 (empty with `Rule.after`). In LMTP it acts once for each
-    recipient that was taken, and the argument is the recipient."""
-    RSET = "RSET"
-    NOOP = "NOOP"
-    QUIT = "QUIT"
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """These octets in place of a reply."""
-
-    octets: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Close the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """Break the connection (TCP RST)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hang:
-    """Say nothing more, and read nothing more, until the server ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mute:
-    """Say nothing more, and read on, until the client goes away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Go on after so many seconds, or when the event is set."""
-
-    until: float | asyncio.Event
-
-
-Action = str | Raw | Drop | Reset | Hang | Mute | Wait
-"""A text is a reply, "550 5.1.1 No such user"; further lines of it come after "\\n"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Actions at a verb, in order. Where none of them answers or closes, the standard reply follows."""
-
-    verb: Verb
-    actions: tuple[Action, ...]
-    match: str = ""
-    """A regular expression that the command's argument must hold (case does not matter)."""
-    times: int | None = None
-    """How many times it acts; None: always. The first rule that still acts is the one."""
-    after: int = 0
-    """At CONTENT: act once so many octets have come, before the dot. A reply given then is the only one."""
-
-
-def on(verb: str, *actions: Action, match: str = "", times: int | None = None, after: int = 0) -> Rule:
-    """A rule in one line."""
-    return Rule(Verb(verb), actions, match, times, after)
 
 
 @contextmanager
@@ -200,6 +144,7 @@ class Upstream:
         host: str = "127.0.0.1",
         port: int = 0,
         clock: Clock | None = None,
+        seed: int | None = None,
     ) -> None:
         """`tls` alone offers STARTTLS; with `implicit`, TLS begins with the connection.
 
@@ -207,6 +152,8 @@ class Upstream:
         UNIX socket.
 
         `on_message` runs after a message was taken and before its 250.
+
+        `seed` decides what rules leave to chance; None: another one each time.
         """
         self.host = host
         self.port = port
@@ -223,8 +170,9 @@ class Upstream:
         self.extensions = tuple(extensions)
         self.on_message = on_message
         self.clock = clock or SystemClock()
+        self.seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._implicit = implicit
-        self._script = [_Counted(rule, rule.times) for rule in script]
+        self.script(*script)
         self._changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
         self._serving: set[asyncio.Task[None]] = set()
@@ -271,16 +219,13 @@ class Upstream:
         await self._until(lambda: any(command in session.commands() for session in self.sessions), seconds)
         return next(session for session in self.sessions if command in session.commands())
 
-    def rule(self, verb: Verb, argument: str, so_far: int | None = None) -> Rule | None:
-        """The rule that acts now, and so counts. `so_far`: octets of a content that is not yet complete."""
-        for counted in self._script:
-            rule = counted.rule
-            due = rule.after == 0 if so_far is None else 0 < rule.after <= so_far
-            if rule.verb is verb and due and counted.left != 0 and re.search(rule.match, argument, re.IGNORECASE):
-                if counted.left is not None:
-                    counted.left -= 1
-                return rule
-        return None
+    def script(self, *rules: Rule) -> None:
+        """Does as these rules say from the next command on; they count from nothing, and their time begins."""
+        self._script = Script(rules, seed=self.seed, clock=self.clock)
+
+    def rule(self, moment: Moment) -> Rule | None:
+        """The rule that acts now, and so counts."""
+        return self._script.acting(moment)
 
     def happened(self) -> None:
         """Wakes whoever waits for something."""
@@ -300,12 +245,6 @@ class Upstream:
             while not true():
                 self._changed.clear()
                 await self._changed.wait()
-
-
-@dataclass(slots=True)
-class _Counted:
-    rule: Rule
-    left: int | None
 
 
 class _Closed(Exception):
@@ -354,6 +293,8 @@ class _Peer(asyncio.Protocol):
 _PATH = re.compile(r'(?:FROM|TO):<((?:"(?:\\.|[^"\\])*"|[^">])*)>((?: [^ ]+)*)', re.IGNORECASE)
 _LAST = (Verb.EHLO, Verb.LHLO, Verb.STARTTLS, Verb.AUTH, Verb.DATA, Verb.QUIT)
 """Commands after which a client waits, pipelining or not (RFC 2920 3.1)."""
+_TLS = "220 2.0.0 Go ahead"
+_NO_TLS = "500 5.5.2 There is no such command"
 
 
 class _Dialogue:
@@ -366,11 +307,13 @@ class _Dialogue:
         self._offered: dict[str, str] = {}
         self._mail: tuple[str, tuple[str, ...]] | None = None
         self._rcpts: list[tuple[str, tuple[str, ...]]] = []
+        self._pace = 0.0
+        """Octets a second; 0: all at once."""
 
     async def run(self) -> None:
         self._name_tls()
         try:
-            if await self._answer(Verb.CONNECT, self._peername(), "220 upstream.test ESMTP"):
+            if await self._answer(self._moment(Verb.CONNECT, self._peername()), "220 upstream.test ESMTP"):
                 while True:
                     await self._command()
         except _Closed:
@@ -388,19 +331,19 @@ class _Dialogue:
         self._note(self._received, line.removesuffix(b"\r\n").decode("utf-8", "backslashreplace"))
         text = line.decode("utf-8", "replace")
         if not text.endswith("\r\n"):
-            self._say("500 5.5.2 End lines with CRLF")
+            await self._say("500 5.5.2 End lines with CRLF")
             return
         word, _, argument = text[:-2].partition(" ")
         try:
             verb = Verb(word.upper())
         except ValueError:
-            self._say(f"500 5.5.2 There is no command {word}")
+            await self._say(f"500 5.5.2 There is no command {word}")
             return
         if self._peer.buffer and (verb in _LAST or "PIPELINING" not in self._offered):
-            self._say("503 5.5.0 Improper use of pipelining")
+            await self._say("503 5.5.0 Improper use of pipelining")
             raise _Closed
         if verb in ((Verb.EHLO, Verb.HELO) if self._upstream.lmtp else (Verb.LHLO,)):
-            self._say(f"500 5.5.1 This is no {'SMTP' if self._upstream.lmtp else 'LMTP'} server")
+            await self._say(f"500 5.5.1 This is no {'SMTP' if self._upstream.lmtp else 'LMTP'} server")
             return
         match verb:
             case Verb.EHLO | Verb.HELO | Verb.LHLO:
@@ -417,14 +360,14 @@ class _Dialogue:
                 await self._data()
             case Verb.RSET:
                 self._forget()
-                await self._answer(verb, argument, "250 2.0.0 Ok")
+                await self._answer(self._moment(verb, argument), "250 2.0.0 Ok")
             case Verb.NOOP:
-                await self._answer(verb, argument, "250 2.0.0 Ok")
+                await self._answer(self._moment(verb, argument), "250 2.0.0 Ok")
             case Verb.QUIT:
-                await self._answer(verb, argument, "221 2.0.0 Bye")
+                await self._answer(self._moment(verb, argument), "221 2.0.0 Bye")
                 raise _Closed
             case Verb.CONNECT | Verb.CONTENT:
-                self._say(f"500 5.5.2 There is no command {word}")
+                await self._say(f"500 5.5.2 There is no command {word}")
             case _:
                 assert_never(verb)
 
@@ -434,7 +377,7 @@ class _Dialogue:
             offered += ("STARTTLS",)
         if verb is not Verb.HELO and self._upstream.users is not None and self._session.tls:
             offered += (f"AUTH {self._upstream.mechanisms}",)
-        said = await self._answer(verb, argument, "250 " + "\n".join(("upstream.test", *offered)))
+        said = await self._answer(self._moment(verb, argument), "250 " + "\n".join(("upstream.test", *offered)))
         if said:
             self._session.helo = argument
             self._forget()
@@ -444,9 +387,9 @@ class _Dialogue:
     async def _starttls(self) -> None:
         context = self._upstream.tls
         if context is None or self._session.tls:
-            self._say("503 5.5.1 There is no TLS to start")
+            await self._say("503 5.5.1 There is no TLS to start")
             return
-        if not await self._answer(Verb.STARTTLS, "", "220 2.0.0 Go ahead"):
+        if not await self._answer(self._moment(Verb.STARTTLS), _TLS):
             return
         self._peer.buffer.clear()
         try:
@@ -468,14 +411,14 @@ class _Dialogue:
         """AUTH PLAIN and AUTH LOGIN (RFC 4954), with an initial response or without. Raises _Closed."""
         mechanism, _, initial = argument.partition(" ")
         if mechanism.upper() not in self._offered.get("AUTH", "").split() or self._session.login:
-            self._say("503 5.5.1 Not now")
+            await self._say("503 5.5.1 Not now")
             return
-        if await self._act(self._upstream.rule(Verb.AUTH, argument)) is not None:
+        if await self._act(self._upstream.rule(self._moment(Verb.AUTH, argument))) is not None:
             return
         prompts = ["334 "] if mechanism.upper() == "PLAIN" else ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"]
         responses = [initial] if initial else []
         for prompt in prompts[len(responses) :]:
-            self._say(prompt)
+            await self._say(prompt)
             line = (await self._peer.line()).decode("latin-1").rstrip("\r\n")
             self._note(self._received, line)
             responses.append(line)
@@ -484,14 +427,14 @@ class _Dialogue:
         except binascii.Error:
             parts = []
         if len(parts) < 2:
-            self._say("501 5.5.2 That is no login")
+            await self._say("501 5.5.2 That is no login")
             return
         username, password = (part.decode("utf-8", "replace") for part in parts[-2:])
         if (self._upstream.users or {}).get(username) == password:
             self._session.login = username
-            self._say("235 2.7.0 Welcome")
+            await self._say("235 2.7.0 Welcome")
         else:
-            self._say("535 5.7.8 No")
+            await self._say("535 5.7.8 No")
 
     async def _envelope_mail(self, argument: str) -> None:
         path = _PATH.fullmatch(argument)
@@ -503,7 +446,8 @@ class _Dialogue:
             reply = "501 5.5.4 Syntax: MAIL FROM:<address>"
         else:
             reply = self._judge(path[1], path[2].split())
-        said = await self._answer(Verb.MAIL, argument, reply)
+        moment = self._moment(Verb.MAIL, argument, sender=path[1] if path is not None else None)
+        said = await self._answer(moment, reply)
         if said and path is not None:
             self._mail = path[1], tuple(path[2].split())
 
@@ -519,7 +463,8 @@ class _Dialogue:
             reply = "553 5.6.7 SMTPUTF8 was not declared"
         else:
             reply = "250 2.1.5 Ok"
-        said = await self._answer(Verb.RCPT, argument, reply)
+        moment = self._moment(Verb.RCPT, argument, recipients=(path[1],) if path is not None else ())
+        said = await self._answer(moment, reply)
         if said and path is not None:
             self._rcpts.append((path[1], tuple(path[2].split())))
 
@@ -539,12 +484,12 @@ class _Dialogue:
 
     async def _data(self) -> None:
         standard = "354 End with a dot" if self._rcpts else "554 5.5.1 No valid recipients"
-        said = await self._answer(Verb.DATA, "", standard)
+        said = await self._answer(self._moment(Verb.DATA), standard)
         if not said.startswith("354"):
             return
         early: Rule | None = None
         answered = False
-        searched = 0
+        searched = came = 0
         while True:
             if self._peer.buffer.startswith(b".\r\n"):
                 content, length = b"", 3
@@ -555,7 +500,8 @@ class _Dialogue:
                 break
             searched = max(0, len(self._peer.buffer) - 4)
             if early is None:
-                early = self._upstream.rule(Verb.CONTENT, "", len(self._peer.buffer))
+                early = self._upstream.rule(self._moment(Verb.CONTENT, came=(came, len(self._peer.buffer))))
+                came = len(self._peer.buffer)
                 answered = (await self._act(early)) is not None
             await self._peer.more()
         del self._peer.buffer[:length]
@@ -569,8 +515,11 @@ class _Dialogue:
     async def _take(self, content: bytes) -> None:
         """Answers the dot, in LMTP for each recipient. What no reply refuses is received, before any answer leaves."""
         standard = "250 2.0.0 Taken" if self._rcpts else "554 5.5.1 No valid recipients"
-        each = [path for path, _ in self._rcpts] if self._upstream.lmtp else [content.decode("latin-1")]
-        rules = [self._upstream.rule(Verb.CONTENT, argument) for argument in each]
+        if self._upstream.lmtp:
+            moments = [self._moment(Verb.CONTENT, path, recipients=(path,)) for path, _ in self._rcpts]
+        else:
+            moments = [self._moment(Verb.CONTENT, content.decode("latin-1"))]
+        rules = [self._upstream.rule(moment) for moment in moments]
         takes = [_takes(rule, standard) for rule in rules]
         taken = self._rcpts
         if self._upstream.lmtp:
@@ -593,14 +542,30 @@ class _Dialogue:
                 await self._upstream.on_message(received)
         for rule in rules:
             if await self._act(rule) is None:
-                self._say(self._standard(standard))
+                await self._say(self._standard(standard))
 
-    async def _answer(self, verb: Verb, argument: str, standard: str) -> str:
-        """Acts by the rule for this verb, else answers as is standard; the reply if it was positive, else ""."""
-        said = await self._act(self._upstream.rule(verb, argument))
+    def _moment(
+        self,
+        verb: Verb,
+        argument: str = "",
+        *,
+        sender: str | None = None,
+        recipients: Sequence[str] | None = None,
+        came: tuple[int, int] | None = None,
+    ) -> Moment:
+        """Now. `sender` and `recipients` are those of the command, else those of the transaction."""
+        if sender is None and self._mail is not None:
+            sender = self._mail[0]
+        if recipients is None:
+            recipients = [path for path, _ in self._rcpts]
+        return Moment(verb, argument, self._peername().rpartition(":")[0], sender, tuple(recipients), came)
+
+    async def _answer(self, moment: Moment, standard: str) -> str:
+        """Acts by the rule for this moment, else answers as is standard; the reply if it was positive, else ""."""
+        said = await self._act(self._upstream.rule(moment))
         if said is None:
             said = _lines(self._standard(standard))
-            self._say(self._standard(standard))
+            await self._say(self._standard(standard))
         return said if said[:1] in ("2", "3") else ""
 
     def _standard(self, reply: str) -> str:
@@ -612,15 +577,16 @@ class _Dialogue:
     async def _act(self, rule: Rule | None) -> str | None:
         """The first reply that a rule gave, None where it gave none. Raises _Closed."""
         said: str | None = None
+        self._pace = 0.0
         for action in rule.actions if rule is not None else ():
             match action:
                 case str():
                     said = said if said is not None else _lines(action)
-                    self._say(action)
+                    await self._say(action)
                 case Raw():
                     octets = action.octets.decode("utf-8", "backslashreplace")
                     said = said if said is not None else octets
-                    self._send(action.octets)
+                    await self._send(action.octets)
                 case Drop():
                     raise _Closed
                 case Reset():
@@ -632,27 +598,56 @@ class _Dialogue:
                     self._peer.transport.pause_reading()
                     await asyncio.Event().wait()
                 case Mute():
-                    while True:
-                        await self._peer.more()
+                    await self._ignore()
+                case HalfClose():
+                    self._half_close()
+                    await self._ignore()
                 case Wait():
                     if isinstance(action.until, asyncio.Event):
                         await action.until.wait()
                     else:
                         await self._upstream.clock.sleep(action.until)
+                case Slow():
+                    self._pace = action.octets
+                case Plaintext():
+                    await self._say(_TLS)
+                    await self._peer.more()
+                    self._peer.buffer.clear()
+                    said = _lines(_NO_TLS)
+                    await self._say(_NO_TLS)
                 case _:
                     assert_never(action)
         return said
 
-    def _say(self, reply: str) -> None:
+    async def _say(self, reply: str) -> None:
         """Sends a reply; after a 421 the connection is over."""
-        self._send(_lines(reply).encode())
+        await self._send(_lines(reply).encode())
         if reply.startswith("421"):
             raise _Closed
 
-    def _send(self, octets: bytes) -> None:
+    async def _ignore(self) -> None:
+        """Reads on until the client goes away. Raises _Closed."""
+        while True:
+            await self._peer.more()
+
+    def _half_close(self) -> None:
+        self._note(Arrow.NOTE, "our side is closed")
+        if self._peer.transport.can_write_eof():
+            self._peer.transport.write_eof()
+        else:  # TLS
+            self._peer.transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+
+    async def _send(self, octets: bytes) -> None:
         for line in octets.decode("utf-8", "backslashreplace").splitlines():
             self._note(Arrow.SENT_TLS if self._session.tls else Arrow.SENT, line)
-        self._peer.transport.write(octets)
+        if not self._pace:
+            self._peer.transport.write(octets)
+            return
+        for octet in octets:
+            await self._upstream.clock.sleep(1 / self._pace)
+            if self._peer.closed:
+                raise _Closed
+            self._peer.transport.write(bytes([octet]))
 
     def _forget(self) -> None:
         self._mail = None

@@ -105,6 +105,8 @@ def _received(facts: Mapping[str, Any]) -> str:
     secured = f", {facts['tls']}" if facts["tls"] else ""
     removed = f", {facts['forged']} forged result fields removed" if facts["forged"] else ""
     who = f"{facts['client']} ({facts['helo']})" + (f" logged in as {facts['login']}" if facts.get("login") else "")
+    if (named := facts.get("named")) is not None:
+        who += f' logged in as {named or "nobody"} (auth = "any")'
     return f"{sender}, by {who} on listener {facts['listener']} ({facts['role']}{secured}){removed}"
 
 

@@ -111,6 +111,23 @@ EXACT = [
         MX + 'role = "submission"\ntrusted_networks = ["10.0.0.0/8"]\n[accounts]\nfile = "accounts.cf"',
         'listener.mx.trusted_networks = ["10.0.0.0/8"]: who submits mail logs in, wherever from. Remove it here.',
     ),
+    (
+        '[listener.mx]\nauth = "accounts"',
+        'listener.mx.auth = "accounts": accounts log in by role = "submission" alone. '
+        'Remove it here, or write auth = "any".',
+    ),
+    (
+        '[listener.mx]\nrole = "inbound"\nauth = "any"',
+        'listener.mx.auth = "any": nobody logs in where role = "inbound". Remove it here.',
+    ),
+    (
+        '[listener.mx]\nrole = "submission"\nauth = "any"\nauth_in_clear = "loopback"',
+        'listener.mx.auth_in_clear = "loopback": auth = "any" takes every login without TLS too. Remove it here.',
+    ),
+    (
+        '[listener.mx]\nauth = "all"',
+        'listener.mx.auth = "all": not one of accounts, any.',
+    ),
     # mailboxes
     (
         '[accounts]\nstore = "lmtp"',

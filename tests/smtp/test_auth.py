@@ -18,9 +18,9 @@ from recording import LOCAL, House, Peer, codes, connected, greeted, listening, 
 
 from smtproute.core.address import Address
 from smtproute.core.event import Happening
-from smtproute.core.permit import logs_in
+from smtproute.core.permit import admits, logs_in, trusts
 from smtproute.core.reply import Reply
-from smtproute.core.settings import AuthInClear, Limits, ListenerTls, Role
+from smtproute.core.settings import Auth, AuthInClear, Limits, ListenerTls, Role
 from smtproute.core.settings import Listener as Settings
 
 NAME, PASSWORD = "name@example.org", "s3cr3t w0rd"
@@ -96,6 +96,82 @@ async def test_under_tls(secure: Settings, context: ssl.SSLContext) -> None:
         said = [f"{line.arrow} {line.text}" for line in taken.transcript]
         assert said.count("<~ AUTH PLAIN [credentials]") == said.count("~> 235 2.7.0 Authentication successful") == 1
     assert not [secret for secret in SECRETS if secret in written(mine)]
+
+
+ANY = Settings("tests", port=0, auth=Auth.ANY, trusted_networks=LOCAL)
+
+
+@pytest.mark.parametrize("role", [Role.TRUSTED, Role.SUBMISSION])
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+async def test_any_login_is_good(role: Role, tls: bool, secure: Settings, context: ssl.SSLContext) -> None:
+    mine = house()
+    settings = replace(ANY, role=role, tls=ListenerTls.STARTTLS, certificate=secure.certificate)
+    async with listening(mine, settings) as listener, greeted(listener) as peer:
+        if tls:
+            await encrypted(peer, context)
+        assert "AUTH PLAIN LOGIN" in (await peer.say("EHLO client.example")).text.split("\n")
+        assert "AUTH" in (await peer.say("HELP")).text
+        assert (await peer.say(WRONG)) == Reply(235, "2.7.0", "Authentication successful")
+        assert "AUTH" not in (await peer.say("EHLO client.example")).text, "it may be said once"
+        assert (await peer.say("AUTH LOGIN")).code == 503
+        assert (await letter(peer)).code == 250
+    client = mine.taken[0].envelope.client
+    assert (client.named, client.login, client.trusted) == (NAME, None, True)
+    assert not mine.logins, "nobody's password is checked"
+    said = [f"{line.arrow} {line.text}" for line in mine.taken[0].transcript]
+    assert f"<{'~' if tls else '-'} AUTH PLAIN [credentials]" in said
+    assert not [secret for secret in SECRETS if secret in written(mine)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["AUTH LOGIN", b64("apikey"), b64(PASSWORD)], "apikey"),
+        (["AUTH PLAIN", b64(f"{chr(0)}no address{chr(0)}{PASSWORD}")], "no address"),
+        (["AUTH LOGIN", "", b64(PASSWORD)], ""),
+        (["AUTH LOGIN", b64(PASSWORD), b64(PASSWORD)], "[credentials]"),
+        (["AUTH LOGIN", b64("n" * 300), ""], "n" * 255),
+        (["AUTH LOGIN", "/w==", b64(PASSWORD)], r"\xff"),
+    ],
+    ids=["a word", "plain", "no name", "a token twice", "long", "no text"],
+)
+async def test_what_a_client_calls_itself_is_noted_where_any_login_is_good(lines: list[str], named: str) -> None:
+    mine = house()
+    async with listening(mine, ANY) as listener, greeted(listener) as peer:
+        assert (await peer.say(*lines)).code == 235
+        assert (await letter(peer)).code == 250
+    assert mine.taken[0].envelope.client.named == named
+    assert not [secret for secret in SECRETS if secret in written(mine) + str(mine.taken)]
+
+
+async def test_where_any_login_is_good_submission_still_wants_one() -> None:
+    mine = house()
+    async with listening(mine, replace(ANY, role=Role.SUBMISSION)) as listener, greeted(listener) as peer:
+        assert await peer.say(MAIL) == Reply(530, "5.7.0", "Authentication required: send AUTH first")
+        assert (await peer.say("AUTH PLAIN", "*")).code == 501
+        assert (await peer.say("AUTH CRAM-MD5")).code == 504
+        assert (await peer.say(MAIL)).code == 530
+    async with listening(mine, ANY) as listener, greeted(listener) as peer:
+        assert (await peer.say(MAIL)).code == 250, "a trusted listener wants none"
+
+
+async def test_starttls_forgets_what_a_client_called_itself(secure: Settings, context: ssl.SSLContext) -> None:
+    mine = house()
+    settings = replace(ANY, role=Role.SUBMISSION, tls=ListenerTls.STARTTLS, certificate=secure.certificate)
+    async with listening(mine, settings) as listener, greeted(listener) as peer:
+        assert (await peer.say(PLAIN)).code == 235
+        await encrypted(peer, context)
+        assert (await peer.say(MAIL)).code == 530
+
+
+@pytest.mark.parametrize("role", [Role.TRUSTED, Role.SUBMISSION])
+async def test_where_any_login_is_good_strangers_are_refused_at_connect(role: Role) -> None:
+    """Else it would be an open relay to whoever thinks of a name."""
+    settings = replace(ANY, role=role, trusted_networks=LOCAL[1:])
+    async with listening(house(), settings) as listener, connected(listener) as peer:
+        assert codes(await peer.rest()) == [554]
+    assert not admits(settings, "192.0.2.1") and not trusts(settings, "192.0.2.1")
+    assert admits(settings, "::1") and trusts(settings, "::1")
 
 
 @on_both_loops

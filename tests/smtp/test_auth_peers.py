@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import aiosmtplib
 import pytest
-from recording import House, Taken, listening, on_both_loops
+from recording import LOCAL, House, Taken, listening, on_both_loops
 from swaks import swaks
 
 from smtproute.core.address import Address
-from smtproute.core.settings import AuthInClear, ListenerTls, Role
+from smtproute.core.settings import Auth, AuthInClear, ListenerTls, Role
 from smtproute.core.settings import Listener as Settings
 
 NAME, PASSWORD = "name@example.org", "pässwörd: {1}"
@@ -67,6 +67,19 @@ async def test_swaks_that_does_not_encrypt(settings: Settings) -> None:
         status, printed = await swaks(listener.address, *envelope, "--auth-user", NAME, "--auth-password", PASSWORD)
         assert status == 0 and "<-  235 2.7.0 Authentication successful" in printed, printed
     assert len(mine.taken) == 1
+
+
+@pytest.mark.peer("swaks")
+@pytest.mark.parametrize("role", [Role.TRUSTED, Role.SUBMISSION])
+async def test_swaks_where_any_login_is_good(role: Role) -> None:
+    mine = House()
+    settings = Settings("tests", port=0, role=role, auth=Auth.ANY, trusted_networks=LOCAL)
+    async with listening(mine, settings) as listener:
+        login = ("--auth-user", "apikey", "--auth-password", PASSWORD)
+        status, printed = await swaks(listener.address, "--from", NAME, "--to", "c@d.example", *login)
+    assert status == 0 and "<-  235 2.7.0 Authentication successful" in printed, printed
+    (taken,) = mine.taken
+    assert taken.envelope.client.named == "apikey" and PASSWORD not in str(taken.transcript)
 
 
 @on_both_loops

@@ -39,6 +39,7 @@ clients = st.builds(
     esmtp=st.booleans(),
     tls=texts,
     login=st.none() | addresses,
+    named=st.none() | texts,
 )
 envelopes = st.builds(
     Envelope,

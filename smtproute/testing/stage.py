@@ -1,0 +1,289 @@
+"""Stage: relays in this process, with everything around them: names, servers, clients, keys, time. Nothing leaves.
+
+    async with Stage(seed=7) as stage:
+        stage.zone.set("external.example", "MX", ["10 mx.external.example"])
+        flow = await stage.relay({"domains": ["example.org"], "aliases": {"tables": ["virtual"]}, ...})
+        mx = stage.upstreams["mx.external.example"]
+
+A relay runs with its configuration as production has it: host names, ports, roles, keys. Every server that it names
+stands on the stage from the start and takes mail, at an address of its own; a script changes what it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import fields, replace
+from ipaddress import ip_address
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import dns.message
+import dns.rdatatype
+
+from smtproute.app import Refused, Relay
+from smtproute.config.document import Mistake
+from smtproute.config.load import understood
+from smtproute.core.address import Domain
+from smtproute.core.event import Event, Happening
+from smtproute.core.settings import DomainKey, EndpointTls, Server, Settings
+from smtproute.core.snapshot import Snapshot
+from smtproute.mailauth.keys import KeyFault, SigningKey, record
+from smtproute.mailauth.keys import load as load_key
+from smtproute.smtp.opening import TIMEOUTS, Timeouts
+from smtproute.testing.certificates import Authority
+from smtproute.testing.clock import TurnedClock
+from smtproute.testing.network import StagedNetwork
+from smtproute.testing.relay import Journal
+from smtproute.testing.staging import Config, document, key_file, staged
+from smtproute.testing.upstream import Rule, Upstream
+from smtproute.testing.zone import Zone
+from smtproute.world import SystemClock, World
+
+__all__ = ["PATIENCE", "Flow", "Stage"]
+
+PATIENCE = 5.0
+"""Seconds that a relay on a stage waits for a server at each step, where production waits for minutes."""
+_MEMORY = Path("/dev/shm")
+_ROOMY = 1 << 30
+"""Octets that must be free in memory for a stage to have its folder there."""
+
+
+class Stage:
+    """Made for one test; everything ends with `async with`."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        now: float | None = None,
+        patience: float = PATIENCE,
+        authority: Authority | None = None,
+    ) -> None:
+        """`seed` decides all that is left to chance. `now`: where the clock begins, in seconds since the epoch; None:
+        the machine's time. `patience`: seconds, see `PATIENCE`."""
+        self.seed = seed
+        self.patience = patience
+        self.clock = TurnedClock(SystemClock().now() if now is None else now, runs=True)
+        self.zone = Zone({})
+        self.network = StagedNetwork()
+        self.upstreams: dict[str, Upstream] = {}
+        """By host name, in lower case, or IP address."""
+        self.flows: dict[str, Flow] = {}
+        """The relays, by name."""
+        self._authority = authority
+        self._stack = AsyncExitStack()
+        self._numbers = count(1)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the stage lies; it goes when the stage ends."""
+        return self._folder
+
+    @property
+    def authority(self) -> Authority:
+        """Whose certificates everybody on the stage has, and trusts."""
+        if self._authority is None:
+            self._authority = Authority(self._folder)
+        return self._authority
+
+    async def __aenter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="smtproute-", dir=_memory()))
+        self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        await self._stack.enter_async_context(self.zone)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    async def relay(self, config: Config = None, *, name: str = "relay", host: str = "") -> Flow:
+        """A relay with this configuration, until the stage ends. Where it is given a `host` name, the others find it
+        there, at the ports that its listeners have in production.
+
+        Raises config.document.Mistake and app.Refused.
+        """
+        folder = self._folder / name
+        folder.mkdir()
+        flow = Flow(self, name, folder, config, host)
+        await self.stand(flow.read().settings)
+        flow.relay = await self._stack.enter_async_context(
+            Relay.running(flow.read, world=flow.world, emit=flow.journal, timeouts=self._timeouts())
+        )
+        flow.stand()
+        self.flows[name] = flow
+        return flow
+
+    async def rest(self) -> float | None:
+        """Until no relay has a delivery that is due or under way; answers when the next will be due, if any waits."""
+        while True:
+            hours = [await flow.relay.rest() for flow in self.flows.values()]
+            again = [await flow.relay.rest() for flow in self.flows.values()]
+            if hours == again:
+                return min((hour for hour in hours if hour is not None), default=None)
+
+    async def stand(self, settings: Settings) -> None:
+        """Puts every server on the stage that these settings name and that is not there, and publishes their keys."""
+        static = settings.resolver.static
+        for endpoint in settings.endpoints.values():
+            users = {endpoint.username: endpoint.password} if endpoint.username else None
+            for server in (*endpoint.servers, *endpoint.backup):
+                implicit = endpoint.tls is EndpointTls.IMPLICIT
+                await self._stand(server, static.get(server.host.lower(), ()), users=users, implicit=implicit)
+        mailboxes = settings.accounts.lmtp
+        if mailboxes is not None and not mailboxes.socket:
+            await self._stand(mailboxes, static.get(mailboxes.host.lower(), ()), lmtp=True)
+        signing = (key for keys in settings.dkim.keys.values() for key in keys)
+        for key in (*settings.arc.keys.values(), *settings.arc.others, *signing):
+            with contextlib.suppress(KeyFault):  # the relay says what is wrong with it
+                self.publish(load_key(key))
+
+    async def upstream(
+        self, host: str, script: Sequence[Rule] = (), *, ips: Sequence[str] = (), **options: Any
+    ) -> Upstream:
+        """A server at this host name, on every port of its addresses: `ips`, or else those that the zone has for the
+        name, or else one of its own. It takes the place of one that stands there.
+
+        `options` are those of `testing.upstream.Upstream`; it offers STARTTLS unless they say otherwise.
+        """
+        host = host.lower()
+        options = {"tls": self.authority.context(host), "clock": self.clock, **options}
+        made = await self._stack.enter_async_context(Upstream(script, **options))
+        ips = (host,) if _literal(host) else ips or self._addresses(host)
+        for ip in ips:
+            self.network.put(ip, (made.host, made.port))
+        self.upstreams[host] = made
+        return made
+
+    def publish(self, key: SigningKey) -> None:
+        """Puts the public half of a key into DNS, where there is none under its name."""
+        name = f"{key.selector}._domainkey.{key.domain}"
+        if not self._texts(name, "TXT"):
+            self.zone.set(name, "TXT", [record(key)])
+
+    def signer(self, domain: str, selector: str = "mail") -> SigningKey:
+        """A key that signs and seals for a domain, published; one that is no relay's."""
+        key = load_key(DomainKey(Domain.parse(domain), selector, str(key_file(self._folder))))
+        self.publish(key)
+        return key
+
+    def txt(self, name: bytes, timeout: int = 5) -> bytes | None:
+        """A TXT record of the zone, as dkimpy asks for it."""
+        found = self._texts(name.decode(), "TXT")
+        return found[0].encode() if found else None
+
+    async def _stand(self, server: Server, ips: Sequence[str], **options: Any) -> None:
+        if server.host.lower() not in self.upstreams:
+            await self.upstream(server.host, ips=ips, **options)
+
+    def _addresses(self, host: str) -> Sequence[str]:
+        """Those that the zone has for a host name; where it has none, the name is given one."""
+        found = [*self._texts(host, "A"), *self._texts(host, "AAAA")]
+        if not found:
+            number = next(self._numbers)
+            found = [f"198.18.{number // 250}.{number % 250 + 1}"]  # RFC 2544: nobody's
+            self.zone.set(host, "A", found)
+        return found
+
+    def _texts(self, name: str, type: str) -> list[str]:
+        """What the zone says, each record as text; of TXT the strings joined."""
+        answer = self.zone.answer(dns.message.make_query(name, type))
+        rdtype = dns.rdatatype.from_text(type)
+        return [
+            b"".join(each.strings).decode() if rdtype is dns.rdatatype.TXT else str(each)
+            for rrset in (answer.answer if answer is not None else ())
+            if rrset.rdtype == rdtype
+            for each in rrset
+        ]
+
+    def _timeouts(self) -> Timeouts:
+        """Production's, none longer than the stage's patience."""
+        most = {each.name: min(getattr(TIMEOUTS, each.name), self.patience) for each in fields(TIMEOUTS)}
+        return replace(TIMEOUTS, **most)
+
+
+class Flow:
+    """A relay on a stage. Made by `Stage.relay`."""
+
+    relay: Relay
+
+    def __init__(self, stage: Stage, name: str, folder: Path, config: Config, host: str) -> None:
+        self.stage = stage
+        self.name = name
+        self.folder = folder
+        self.config = config
+        self.host = host
+        self.journal = Journal()
+        """Every event so far."""
+        self.world = World(stage.clock, random.Random(f"{stage.seed}/{name}"), stage.network)
+        self._ports: dict[str, int] = {}
+
+    def read(self) -> Snapshot:
+        """The configuration as it is now, staged. Raises config.document.Mistake."""
+        read = document(self.config)
+        self._ports = staged(read, self.folder, self.stage.authority, self.stage.zone.address)
+        return understood(read, {}, fqdn=lambda: "relay.test")
+
+    async def configure(self, config: Config) -> None:
+        """From now on this is the configuration, by a reload. Raises config.document.Mistake, and app.Refused where
+        the relay keeps the old one."""
+        was, self.config = self.config, config
+        try:
+            await self.stage.stand(self.read().settings)
+            refused = len(self.journal.of(Happening.RELOAD_REFUSED))
+            await self.relay.reload()
+            for event in self.journal.of(Happening.RELOAD_REFUSED)[refused:]:
+                raise Refused(event.facts["why"])
+        except (Mistake, Refused):
+            self.config = was
+            raise
+
+    def stand(self) -> None:
+        """Puts its listeners on the stage, at its host name and the ports that they have in production."""
+        for ip in self.stage._addresses(self.host) if self.host else ():
+            for listener, place in self.relay.addresses.items():
+                self.stage.network.put(ip, place, self._ports[listener])
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The configuration in force."""
+        return self.relay.snapshot()
+
+    async def trace(self, message: str) -> list[Event]:
+        """The events of one message, by its queue id."""
+        return [event for _, event in await self.relay.spool.events(message)]
+
+    async def quiet(self, seconds: float = 30.0) -> None:
+        """Until no session is open and no delivery is due or under way. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            await self.relay.quiet()
+
+    async def advance(self, seconds: float) -> None:
+        """Lets time pass for every relay on the stage: each retry happens at its hour, one after the other."""
+        await self.stage.clock.run(seconds, self.stage.rest)
+
+
+def _memory() -> Path | None:
+    """A folder in memory with room for mail; None where the machine has none."""
+    try:
+        free = shutil.disk_usage(_MEMORY).free
+    except OSError:
+        return None
+    return _MEMORY if free >= _ROOMY and os.access(_MEMORY, os.W_OK) else None
+
+
+def _literal(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
