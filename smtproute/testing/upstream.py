@@ -141,6 +141,7 @@ class Upstream:
         lmtp: bool = False,
         extensions: Sequence[str] = EXTENSIONS,
         on_message: Callable[[Received], Awaitable[None]] | None = None,
+        on_end: Callable[[Session], None] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         clock: Clock | None = None,
@@ -151,7 +152,7 @@ class Upstream:
         `users` are passwords by name; `mechanisms` is what AUTH then offers. A `host` with a slash is the path of a
         UNIX socket.
 
-        `on_message` runs after a message was taken and before its 250.
+        `on_message` runs after a message was taken and before its 250, `on_end` after a connection is over.
 
         `seed` decides what rules leave to chance; None: another one each time.
         """
@@ -169,6 +170,7 @@ class Upstream:
         self.lmtp = lmtp
         self.extensions = tuple(extensions)
         self.on_message = on_message
+        self.on_end = on_end
         self.clock = clock or SystemClock()
         self.seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._implicit = implicit
@@ -325,9 +327,12 @@ class _Dialogue:
             self._peer.transport.close()
             self._session.open = False
             self._upstream.happened()
+            if self._upstream.on_end is not None:
+                self._upstream.on_end(self._session)
 
     async def _command(self) -> None:
         line = await self._peer.line()
+        self._pace = 0.0
         self._note(self._received, line.removesuffix(b"\r\n").decode("utf-8", "backslashreplace"))
         text = line.decode("utf-8", "replace")
         if not text.endswith("\r\n"):
@@ -635,7 +640,9 @@ class _Dialogue:
         if self._peer.transport.can_write_eof():
             self._peer.transport.write_eof()
         else:  # TLS
-            self._peer.transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+            ours = self._peer.transport.get_extra_info("socket")
+            with socket.fromfd(ours.fileno(), ours.family, ours.type) as same:
+                same.shutdown(socket.SHUT_WR)
 
     async def _send(self, octets: bytes) -> None:
         for line in octets.decode("utf-8", "backslashreplace").splitlines():
