@@ -47,10 +47,11 @@ from smtproute.resolve.watch import Watch
 from smtproute.smtp.listener import Listener, ListenerFailed, server_context
 from smtproute.smtp.opening import TIMEOUTS, Timeouts
 from smtproute.smtp.pool import Pool
+from smtproute.smtp.session import Session
 from smtproute.smtp.tls import TlsFault
 from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.sqlite import SqliteSpool
-from smtproute.world import World
+from smtproute.world import Place, World
 
 __all__ = ["DRAIN", "Loaded", "Refused", "Relay", "endpoints", "load", "records", "usage"]
 
@@ -281,6 +282,11 @@ class Relay:
         """Where each listener really listens: host and port."""
         return {name: listener.address for name, listener in self._listeners.items()}
 
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are open, of every listener."""
+        return [session for listener in self._listeners.values() for session in listener.open]
+
     @classmethod
     @contextlib.asynccontextmanager
     async def running(
@@ -334,13 +340,16 @@ class Relay:
         """Until no delivery is due or under way; answers when one will be due, if any waits."""
         return await self._dispatcher.rest()
 
-    async def quiet(self) -> float | None:
-        """Until no session is open and no delivery is due or under way; answers as `rest`."""
+    async def quiet(self, besides: Callable[[Place], bool] = lambda place: False) -> float | None:
+        """Until no session is open and no delivery is due or under way; answers as `rest`.
+
+        Sessions with clients at places such as `besides` may stay open.
+        """
         while True:
             for listener in self._listeners.values():
-                await listener.quiet()
+                await listener.quiet(besides)
             due = await self._dispatcher.rest()
-            if not any(listener.sessions for listener in self._listeners.values()):
+            if not any(listener.serving(besides) for listener in self._listeners.values()):
                 return due
 
     async def reload(self) -> None:

@@ -7,10 +7,11 @@ import errno
 import random
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Clock", "Network", "Place", "SystemClock", "SystemNetwork", "World"]
+__all__ = ["Clock", "Network", "Place", "SystemClock", "SystemNetwork", "World", "dial"]
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
@@ -50,8 +51,8 @@ Place = tuple[str, int]
 class Network(Protocol):
     """Where connections go, and where they come from."""
 
-    def route(self, place: Place) -> Place:
-        """Where a connection to this place is really made. Raises OSError where there is nothing to connect to."""
+    async def connect(self, place: Place) -> socket.socket:
+        """A connection to this place. Raises OSError."""
         ...
 
     def routed(self, ip: str) -> bool:
@@ -66,8 +67,8 @@ class Network(Protocol):
 class SystemNetwork:
     """The machine's own network: every place is itself."""
 
-    def route(self, place: Place) -> Place:
-        return place
+    async def connect(self, place: Place) -> socket.socket:
+        return await dial(place)
 
     def routed(self, ip: str) -> bool:
         # A datagram socket that is connected sends nothing.
@@ -80,6 +81,21 @@ class SystemNetwork:
 
     def caller(self, place: Place) -> Place:
         return place
+
+
+async def dial(place: Place, began: Callable[[socket.socket], None] = lambda connection: None) -> socket.socket:
+    """A connection to this place. `began` is given the socket before it is connected. Raises OSError."""
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    # asyncio sets TCP_NODELAY where it is told that this is TCP.
+    connection = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        connection.setblocking(False)
+        began(connection)
+        await asyncio.get_running_loop().sock_connect(connection, place)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @dataclass(slots=True)

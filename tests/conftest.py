@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import pytest
 
+pytest_plugins = ["pytester"]
+
 
 @lru_cache
 def present(program: str) -> bool:

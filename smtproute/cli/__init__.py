@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from smtproute import __version__
-from smtproute.cli import accounts, check, demo, endpoints, explain, keys, queue, serve, trace, verify
+from smtproute.cli import accounts, check, demo, endpoints, explain, keys, queue, serve, trace, upstream, verify
 
 __all__ = ["main"]
 
@@ -56,6 +56,7 @@ app.command("endpoints")(endpoints.command)
 app.command("accounts")(accounts.command)
 app.command("trace")(trace.command)
 app.command("verify")(verify.command)
+app.command("upstream")(upstream.command)
 app.add_typer(queue.app, name="queue")
 app.add_typer(keys.app, name="keys")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smtproute.cli.columns import columns
 from smtproute.cli.configuration import OPTION
+from smtproute.trace.columns import columns
 
 if TYPE_CHECKING:
     from smtproute.core.snapshot import Snapshot

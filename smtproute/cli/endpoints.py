@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smtproute.cli.columns import columns
 from smtproute.cli.configuration import OPTION
+from smtproute.trace.columns import columns
 
 if TYPE_CHECKING:
     from smtproute.core.address import Address

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -19,6 +17,9 @@ if TYPE_CHECKING:
     from smtproute.core.snapshot import Snapshot
 
 __all__ = ["command"]
+
+_OPTIONS = {"client": "--client-ip ", "login": "--auth ", "size": "--size "}
+"""Those that are said together with their value."""
 
 
 def command(
@@ -159,41 +160,16 @@ def _envelope(
     size: int | None,
 ) -> Envelope:
     """Who speaks, from the options."""
-    from smtproute.core.envelope import Client, Envelope
-    from smtproute.core.permit import admits, trusts
-    from smtproute.core.settings import Auth, Role
+    from smtproute.core.address import AddressError
+    from smtproute.intake.speaker import SpeakerFault, speaker
 
-    listeners = snapshot.settings.listeners
-    name = next(iter(listeners)) if listener is None else listener
-    if listener is None and login is not None:
-        name = next((each.name for each in listeners.values() if each.role is Role.SUBMISSION), name)
-    if name not in listeners:
-        raise typer.BadParameter(f"there is no listener {name!r}: the configuration has {', '.join(listeners)}")
-    # Who usually speaks to it: a stranger (TEST-NET-1), and to a trusted one this machine.
-    usual = "192.0.2.1" if admits(listeners[name], "192.0.2.1") else "127.0.0.1"
-    ip = client_ip if client_ip is not None else usual
+    path = _address(sender) if sender else None
     try:
-        trusted = trusts(listeners[name], ip)
-    except ValueError:
-        raise typer.BadParameter(f"--client-ip {ip}: it is no IP address") from None
-    most = snapshot.settings.limits.message_size
-    if size is not None and size > most:
-        raise typer.BadParameter(f"--size {size}: no message is taken that is larger than {most} octets")
-    client = Client(ip, 0, name, listeners[name].role, trusted)
-    if login is not None and listeners[name].auth is Auth.ANY:
-        client = replace(client, named=login)
-    elif login is not None:
-        client = replace(client, login=_login(snapshot, login))
-    return Envelope(client, _address(sender) if sender else None, size)
-
-
-def _login(snapshot: Snapshot, written: str) -> Address:
-    found = snapshot.logins.get(_address(written).key)
-    if found is None:
-        close = get_close_matches(written.lower(), snapshot.logins, 3, 0.6)
-        meant = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise typer.BadParameter(f"--auth {written}: there is no such login.{meant}")
-    return found.name
+        return speaker(snapshot, sender=path, client=client_ip, listener=listener, login=login, size=size)
+    except SpeakerFault as fault:
+        raise typer.BadParameter(f"{_OPTIONS.get(fault.named, '')}{fault}") from None
+    except AddressError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _address(written: str) -> Address:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -10,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from smtproute.cli.configuration import OPTION
+from smtproute.cli.ready import READY, check_ready, write_ready
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,9 +29,7 @@ There is no configuration file: every message is captured, and nothing leaves. W
 
 def command(
     config: Annotated[str | None, OPTION] = None,
-    ready_file: Annotated[
-        Path | None, typer.Option(help="Write the listeners' addresses here, as JSON, once they listen.")
-    ] = None,
+    ready_file: Annotated[Path | None, READY] = None,
 ) -> None:
     """Run the relay. SIGTERM drains and ends it, SIGHUP reloads the configuration."""
     import asyncio
@@ -46,8 +42,7 @@ def command(
     from smtproute.spool.queue import SpoolFailed
 
     log = loaded(config).snapshot.settings.log
-    if ready_file is not None and not ready_file.parent.is_dir():
-        raise typer.BadParameter(f"{ready_file.parent} is no folder: make it first", param_hint="--ready-file")
+    check_ready(ready_file)
     file = find(config, os.environ, Path.cwd())
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:
@@ -95,7 +90,7 @@ async def _serve(read: Callable[[], Snapshot], file: str | None, form: LogFormat
         if file is None:
             print(_NO_FILE.format(state=relay.snapshot().settings.state), flush=True)
         if ready_file is not None:
-            _write_ready(ready_file, relay.addresses)
+            write_ready(ready_file, relay.addresses)
         reloading = tasks.create_task(_reload(relay, again))
         await stop.wait()
         reloading.cancel()
@@ -106,11 +101,3 @@ async def _reload(relay: Relay, again: asyncio.Event) -> None:
         await again.wait()
         again.clear()
         await relay.reload()
-
-
-def _write_ready(file: Path, addresses: dict[str, tuple[str, int]]) -> None:
-    """Whole or not at all: whoever waits for the file reads it the moment it is there."""
-    listeners = {name: {"host": host, "port": port} for name, (host, port) in addresses.items()}
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps({"listeners": listeners}) + "\n")
-    os.replace(part, file)  # noqa: PTH105 - atomic, and named as what it is

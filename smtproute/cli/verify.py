@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smtproute.cli.configuration import OPTION
-from smtproute.cli.judged import told
+from smtproute.trace.judged import told
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -21,16 +21,11 @@ if TYPE_CHECKING:
     from smtproute.core.policy import Ruling
     from smtproute.core.settings import Authentication, Settings
     from smtproute.mailauth.judgement import Findings
-    from smtproute.mailauth.lookups import Lookups
 
 __all__ = ["command"]
 
 UNREADABLE = 2
 """Exit status: there is no message to judge."""
-_CLOSER = 48 << 20
-"""Octets that the closer look at all broken signatures of a message may cost, each what the message has and more."""
-_MORE = 4 << 20
-_NO_CLOSER = "What was changed was not looked for: the broken signatures before this one took all the work it may cost."
 
 Facts = dict[str, Any]
 
@@ -115,6 +110,7 @@ async def _judged(stored: Stored, given: _Envelope, settings: Settings, pool: Ex
     """What is found, as `--json` prints it; and whether the message passes."""
     from smtproute.app import records
     from smtproute.core.policy import Ruling, rule
+    from smtproute.mailauth.closer import Closer
     from smtproute.mailauth.judgement import examine
     from smtproute.mailauth.lookups import Lookups
     from smtproute.world import World
@@ -129,13 +125,15 @@ async def _judged(stored: Stored, given: _Envelope, settings: Settings, pool: Ex
     if found.dmarc is not None:
         ruling = rule(wanted, found.dmarc.asks, found.seals, chance=0.0)
     # Only what `examine` does not tell is asked for again, and the resolver knows most of it.
-    more = _Closer(stored.message, found, Lookups(lookup, wanted.timeout, wanted.lookups), pool, wanted)
+    more = Closer(stored.message, Lookups(lookup, wanted.timeout, wanted.lookups), pool, wanted)
+    by_dkim = [_unjudged("dkim", "[authentication] dkim is false", found)]
+    by_arc = [_unjudged("arc", "[authentication] arc is false", found)]
     facts = [
         _told(stored, given),
         *_spf(found, _without_spf(wanted)),
-        *await more.signatures(),
+        *(by_dkim if found.signatures is None else await more.signatures(found.signatures)),
         _dmarc(found, ruling, wanted, "" if asked.spf else _without_spf(wanted)),
-        *await more.chain(),
+        *(by_arc if found.chain is None else await more.chain(found.chain)),
         _results(found, ruling, receiver),
     ]
     return facts, _passes(found)
@@ -236,100 +234,3 @@ def _results(found: Findings, ruling: Ruling, receiver: str) -> Facts:
         for each in found.told(ruling)
     ]
     return {"what": "authentication-results", "field": field(receiver, verdicts).decode("ascii").replace("\r\n", "\n")}
-
-
-class _Closer:
-    """A closer look at what was found: the changes that broke signatures, each ARC set."""
-
-    def __init__(
-        self, message: bytes, found: Findings, lookups: Lookups, pool: Executor, bounds: Authentication
-    ) -> None:
-        self._message = message
-        self._found = found
-        self._lookups = lookups
-        self._pool = pool
-        self._bounds = bounds
-        self._left = _CLOSER
-
-    async def signatures(self) -> list[Facts]:
-        """Each DKIM-Signature; one that is not there is a result too."""
-        from smtproute.mailauth.dkim import DkimResult
-        from smtproute.mailauth.header import opened
-
-        signatures = self._found.signatures
-        if signatures is None:
-            return [_unjudged("dkim", "[authentication] dkim is false", self._found)]
-        if not signatures:
-            return [{"what": "dkim", "result": "none", "reason": "it has no signature"}]
-        header = opened(self._message, self._bounds)
-        raws = [each.raw(self._message) for each in header.fields if each.name == b"dkim-signature"]
-        facts = []
-        for number, each in enumerate(signatures):
-            changes: tuple[str, ...] = ()
-            if each.result is DkimResult.FAIL and number < min(len(raws), self._bounds.signatures):
-                changes = await self._changes(raws[number], f"{each.selector}._domainkey.{each.domain}")
-            facts.append(
-                {
-                    "what": "dkim",
-                    "number": number + 1,
-                    "result": str(each.result),
-                    "reason": each.reason,
-                    "domain": each.domain,
-                    "selector": each.selector,
-                    "identity": each.identity,
-                    "algorithm": each.algorithm,
-                    "value": each.value,
-                    "changes": list(changes),
-                }
-            )
-        return facts
-
-    async def _changes(self, signature: bytes, name: str | None) -> tuple[str, ...]:
-        import asyncio
-
-        from smtproute.core.lookup import Unanswered
-        from smtproute.mailauth.diagnosis import diagnose
-        from smtproute.mailauth.keys import chosen
-
-        self._left -= len(self._message) + _MORE
-        if self._left < 0:
-            return (_NO_CLOSER,)
-        try:
-            record = chosen(await self._lookups.texts(name)) if name is not None else None
-        except Unanswered:
-            record = None
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, diagnose, self._message, signature, record, self._bounds)
-
-    async def chain(self) -> list[Facts]:
-        """The chain, and each of its sets."""
-        from smtproute.mailauth.arc import instances
-        from smtproute.mailauth.sets import survey
-        from smtproute.mailauth.signature import key_name
-
-        chain = self._found.chain
-        if chain is None:
-            return [_unjudged("arc", "[authentication] arc is false", self._found)]
-        facts: list[Facts] = [{"what": "arc", "result": str(chain.status), "reason": chain.reason, "sets": chain.sets}]
-        parts = survey(self._message, self._bounds).sets
-        judged = await instances(self._message, self._lookups, self._pool, self._bounds)
-        for each, part in zip(judged, parts, strict=True):
-            changes: tuple[str, ...] = ()
-            if each.signature_fault:
-                changes = await self._changes(part.signature.raw, key_name(part.signature.tags))
-            facts.append(
-                {
-                    "what": "arc-set",
-                    "instance": each.number,
-                    "cv": each.status,
-                    "sealer": each.sealer,
-                    "seal": "fail" if each.seal_fault else "pass",
-                    "seal_reason": each.seal_fault,
-                    "signer": each.signer,
-                    "signature": "fail" if each.signature_fault else "pass",
-                    "signature_reason": each.signature_fault,
-                    "changes": list(changes),
-                    "results": each.results,
-                }
-            )
-        return facts

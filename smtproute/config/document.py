@@ -57,6 +57,8 @@ class Document:
     made: dict[Location, str] = field(default_factory=dict)
     """Each table that is there only because of a variable."""
     mistakes: list[str] = field(default_factory=list)
+    under: Location = ()
+    """Where in the file the tables stand, if they are a part of it."""
 
     def wrong(self, location: Location, text: str, *, with_value: bool = True) -> None:
         """Notes a mistake: the place, its value if it has one that is no table and may be shown, and the text."""
@@ -122,7 +124,7 @@ class Document:
     def _place(self, location: Location) -> str:
         origin = self._origin(location)
         if origin is None:
-            return f"{self.shown}: {_dotted(location)}"
+            return f"{self.shown}: {_dotted((*self.under, *location))}"
         if origin in self.variables:
             rest = _dotted(location[len(origin) :])
             return f"environment: {self.variables[origin]}{'.' if rest and rest[0] != '[' else ''}{rest}"

@@ -10,7 +10,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, assert_never
 
-from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from smtproute.config import files
@@ -28,12 +27,12 @@ from smtproute.config.schema import (
     IpLiteral,
     ListenerTable,
     Root,
-    close,
     known_keys,
 )
 from smtproute.config.signing import arc, dkim
 from smtproute.config.srs import srs
 from smtproute.config.tables import inline_comments, key_domains, pcre_table, text_table, unread
+from smtproute.config.validated import said, validated
 from smtproute.core.address import AddressError, Domain
 from smtproute.core.aliases import Aliases, Table
 from smtproute.core.decide import Routing
@@ -91,7 +90,7 @@ def understood(document: Document, environ: Mapping[str, str], *, fqdn: Callable
     `fqdn` tells the machine's name; it is asked only where `hostname` is not written. Reads the file and the tables
     that it names; that private keys and certificates are sound is for those who load them. Raises Mistake.
     """
-    root = _validated(document)
+    root = validated(Root, document, _said)
     hostname, lists = _lists(document, root, fqdn)
     state = _state(document, root, environ)
     listeners = _listeners(document, root, lists.networks)
@@ -138,23 +137,6 @@ def understood(document: Document, environ: Mapping[str, str], *, fqdn: Callable
 # What the schema finds wrong
 
 
-def _validated(document: Document) -> Root:
-    root = Root()
-    try:
-        root = Root.model_validate(document.tables)
-    except ValidationError as error:
-        for each in error.errors():
-            location = each["loc"]
-            if each["type"] == "too_short" and each["input"]:
-                continue  # its items are what is wrong, and each says so
-            if location[-1] == "[key]":
-                document.wrong(location[:-1], _said(location[:-1], each), with_value=False)
-            else:  # an unknown key may be a misspelled password
-                document.wrong(location, _said(location, each), with_value=each["type"] != "extra_forbidden")
-    document.check()
-    return root
-
-
 def _said(location: Location, error: ErrorDetails) -> str:
     """What is wrong, in our words, and the mend."""
     match error["type"]:
@@ -164,28 +146,11 @@ def _said(location: Location, error: ErrorDetails) -> str:
                 return _ip_literal("an endpoint", str(location[1]), reason.ip)
             if isinstance(reason, IpLiteral) and location == ("accounts", "lmtp"):
                 return _ip_literal("the LMTP server", "lmtp", reason.ip)
-            return str(reason)
-        case "extra_forbidden":
-            key, known = str(location[-1]), known_keys(location[:-1])
-            if meant := close(key, known):
-                return f"unknown key.{meant}"
-            if len(location) > 1 and key in known_keys(()):
-                return f"unknown key. {key} is a key of the whole file: write it above the first [table]."
-            return f"unknown key. Known here: {', '.join(known)}."
-        case "missing":
-            return f"missing. Add {location[-1]}."
-        case "too_short":
-            return "empty. Write one at least, or leave the key out."
-        case "bool_type":
-            return "true or false is wanted."
-        case "tuple_type":
-            return "a list is wanted. Put it in [brackets]."
+            return said(Root, location, error)
         case "model_type" if location[0] in ("listener", "endpoint") and location[1] in known_keys((location[0], "x")):
             return f"a table is wanted. Give it a name: [{location[0]}.NAME]."
-        case "model_type" | "dict_type":
-            return "a table is wanted. Write { key = value }, or the key under a [table]."
         case _:
-            return f"{error['msg']}."
+            return said(Root, location, error)
 
 
 def _ip_literal(what: str, endpoint: str, ip: str) -> str:

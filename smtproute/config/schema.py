@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
@@ -638,14 +638,14 @@ class Root(Table):
     log: LogTable = LogTable()
 
 
-def known_keys(location: tuple[str | int, ...]) -> tuple[str, ...]:
-    """The keys that the table at `location` may have."""
-    at: Any = Root
+def known_keys(location: tuple[str | int, ...], model: type[BaseModel] = Root) -> tuple[str, ...]:
+    """The keys that the table at `location` of a file may have."""
+    at: Any = model
     for part in location:
-        if isinstance(at, type) and issubclass(at, Table):
-            at = at.model_fields[str(part)].annotation
+        if isinstance(at, type) and issubclass(at, BaseModel):
+            at = next(each.annotation for name, each in at.model_fields.items() if (each.alias or name) == part)
         else:
             at = get_args(at)[0 if isinstance(part, int) else 1]  # a list's items, or a dict's values
-        while isinstance(at, UnionType) or get_origin(at) is Annotated:  # a table or None; a list and its bounds
+        while get_origin(at) in (Union, UnionType, Annotated):  # a table or None; a list and its bounds
             at = get_args(at)[0]
-    return tuple(at.model_fields)
+    return tuple(each.alias or name for name, each in at.model_fields.items())

@@ -69,6 +69,8 @@ class Instance:
     """The same of the ARC-Message-Signature."""
     status: str
     """cv= of the ARC-Seal."""
+    selector: str
+    """s= of the ARC-Seal."""
     results: str
     """As in `Chain.results`."""
     seal_fault: str
@@ -122,6 +124,7 @@ async def instances(
             _domain(each.seal),
             _domain(each.signature),
             each.seal.tags.get(b"cv", b"").decode("utf-8", "replace"),
+            each.seal.tags.get(b"s", b"").decode("utf-8", "replace"),
             each.results.text,
             seal_fault[:_LONGEST_REASON],
             signature_fault[:_LONGEST_REASON],

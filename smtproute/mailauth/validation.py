@@ -122,7 +122,8 @@ class _Walk(dkim.ARC):  # type: ignore[misc]  # dkimpy has no types
     def verify_seal(self, instance: int) -> None:
         """RFC 8617 5.1.1. Raises SignatureFault."""
         each = self.found.sets[instance - 1]
-        before = self.found.sets[: instance - 1]
+        # Where the chain had failed, a seal covers its own set alone (RFC 8617 5.1.2).
+        before = self.found.sets[: instance - 1] if each.seal.tags.get(b"cv") != b"fail" else ()
         digest = seal_digest(before, each.results.relaxed, each.signature.relaxed, each.seal.raw)
         verified(each.seal.tags, digest, self.records)
 

@@ -322,8 +322,8 @@ async def connect(server: Server, ip: str, world: World, transcript: list[Line],
             if server.socket:
                 _, channel = await loop.create_unix_connection(made, server.host)
             else:
-                host, port = world.network.route((ip, server.port))
-                _, channel = await loop.create_connection(made, host, port)
+                connection = await world.network.connect((ip, server.port))
+                _, channel = await loop.create_connection(made, sock=connection)
     except OSError as error:  # TimeoutError, which is one, has no number where the deadline is ours
         why = _within(os.strerror(error.errno)) if error.errno else f"no connection within {seconds:g} s"
         transcript.append(Line(Arrow.NOTE, world.clock.now(), f"not connected to {shown}: {why}"))

@@ -11,6 +11,7 @@ import socket
 import ssl
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,7 @@ class Listener:
         self._accepting: asyncio.Task[None] | None = None
         self._sessions: dict[asyncio.Task[None], Session | None] = {}
         """None during the TLS handshake."""
+        self._callers: dict[asyncio.Task[None], Place] = {}
         self._by_address: Counter[str] = Counter()
         self._address = ("", 0)
         self._closing = False
@@ -92,6 +94,11 @@ class Listener:
     def sessions(self) -> int:
         """How many connections are open."""
         return len(self._sessions)
+
+    @property
+    def open(self) -> list[Session]:
+        """The sessions of the open connections, but for those whose TLS has yet to begin."""
+        return [session for session in self._sessions.values() if session is not None]
 
     async def __aenter__(self) -> Self:
         """Listens. Raises ListenerFailed."""
@@ -124,10 +131,14 @@ class Listener:
         self._limits = limits
         self._context = context
 
-    async def quiet(self) -> None:
-        """Until no connection is open."""
-        while self._sessions:
-            await asyncio.wait(list(self._sessions))
+    def serving(self, besides: Callable[[Place], bool] = lambda place: False) -> list[asyncio.Task[None]]:
+        """The open connections, but for those from such places."""
+        return [task for task, place in self._callers.items() if not besides(place)]
+
+    async def quiet(self, besides: Callable[[Place], bool] = lambda place: False) -> None:
+        """Until no connection is open, but for those from such places."""
+        while serving := self.serving(besides):
+            await asyncio.wait(serving)
 
     async def drain(self, deadline: float) -> None:
         """Accepts no more. Sessions end when their transaction has ended, and all after `deadline` seconds."""
@@ -220,6 +231,7 @@ class Listener:
         task, ip = asyncio.current_task(), session.client.ip
         assert task is not None
         self._sessions[task] = None
+        self._callers[task] = ip, session.client.port
         self._by_address[ip] += 1
         try:
             async with asyncio.timeout(min(HANDSHAKE, self._limits.timeout)):
@@ -232,7 +244,7 @@ class Listener:
             self._sessions[task] = session
             await self._guarded(session)
         finally:
-            del self._sessions[task]
+            del self._sessions[task], self._callers[task]
             self._by_address[ip] -= 1
             if not self._by_address[ip]:
                 del self._by_address[ip]

@@ -1,4 +1,43 @@
-"""What tests and the demo run against: a scripted upstream with real sockets, and a clock that is turned by hand.
+"""Mail flows under test: relays on a stage, with scripted servers, names, keys and a clock around them.
 
-Nothing here is imported by the relay.
+What a test writes is here by name; it is imported when it is asked for. Nothing here is imported by the relay.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smtproute.testing.harness import Harness
+    from smtproute.testing.inbox import Arrival
+    from smtproute.testing.report import MailAssertion
+    from smtproute.testing.rules import Drop, HalfClose, Hang, Mute, Plaintext, Rate, Raw, Reset, Slow, Wait, on
+    from smtproute.testing.zone import Fault
+
+__all__ = [
+    "Arrival",
+    "Drop",
+    "Fault",
+    "HalfClose",
+    "Hang",
+    "Harness",
+    "MailAssertion",
+    "Mute",
+    "Plaintext",
+    "Rate",
+    "Raw",
+    "Reset",
+    "Slow",
+    "Wait",
+    "on",
+]
+
+_MODULES = {"Arrival": "inbox", "Fault": "zone", "Harness": "harness", "MailAssertion": "report"}
+"""Where the names are; the others are rules."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'rules')}"), name)

@@ -1,11 +1,271 @@
-"""The pytest plugin: fixtures over a relay on a stage, and scenario files as tests."""
+"""The pytest plugin: fixtures over a relay on a stage, and scenario files as tests.
+
+Nothing of the relay is imported before a test uses a fixture.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
-__all__ = ["pytest_configure"]
+if TYPE_CHECKING:
+    from smtproute.testing.harness import (
+        Harness,
+        MailDns,
+        MailInbox,
+        MailKey,
+        MailRelay,
+        MailUpstream,
+        SharedRelay,
+    )
+    from smtproute.testing.staging import Config
+
+__all__ = [
+    "arc_keys",
+    "mail_dns",
+    "mail_inbox",
+    "mail_upstream",
+    "mail_upstreams",
+    "pytest_addoption",
+    "pytest_collect_file",
+    "pytest_configure",
+    "pytest_runtest_makereport",
+    "smtproute",
+    "smtproute_config",
+    "smtproute_session",
+    "smtproute_session_config",
+    "smtproute_session_relay",
+]
+
+_FOLDER = "tests/scenarios"
+"""Where scenarios are, unless the setting smtproute_scenarios says otherwise."""
+_UPSTREAM = {"default": {"endpoint": "upstream"}, "endpoint": {"upstream": {"servers": ["upstream.test:25"]}}}
+"""The configuration of a test that has none and asks for its upstream."""
+
+_relays: pytest.StashKey[list[MailRelay[Any]]] = pytest.StashKey()
+"""Of a test: the relays that it uses."""
+_tokens: pytest.StashKey[set[str]] = pytest.StashKey()
+"""Of a run: those that tests have had on the shared relay."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("smtproute")
+    group.addoption(
+        "--smtproute-seed",
+        type=int,
+        metavar="N",
+        help="of all that is left to chance in mail flows; a test that fails names its own",
+    )
+    parser.addini("smtproute_scenarios", f"folders of scenario files (default: {_FOLDER})", type="paths")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "smtproute_config(config): the configuration of the relay under test")
+    config.addinivalue_line(
+        "markers",
+        "smtproute_config(config): the configuration of the relay under test: TOML text, a file or a docker-mailserver"
+        " folder beside the test, tables, or these as keywords",
+    )
+
+
+# The relay of one test
+
+
+@pytest.fixture
+def smtproute_config(request: pytest.FixtureRequest) -> Config:
+    """The configuration of `smtproute`: that of the marker; without one everything is captured."""
+    marker = request.node.get_closest_marker("smtproute_config")
+    if marker is None:
+        return None
+    config: Config = marker.args[0] if marker.args else marker.kwargs
+    return config
+
+
+@pytest.fixture
+def smtproute(request: pytest.FixtureRequest, smtproute_config: Config) -> Iterator[Harness]:
+    """A relay for this test alone, with its configuration as production has it, on a stage of its own."""
+    if smtproute_config is None and "mail_upstream" in request.fixturenames:
+        smtproute_config = _UPSTREAM
+    with _running(request, smtproute_config, request.path.parent) as harness, _used(request, harness):
+        yield harness
+
+
+# The relay of all tests
+
+
+@pytest.fixture(scope="session")
+def smtproute_session_config() -> Config:
+    """The configuration of `smtproute_session`: everything is captured, unless it is overridden."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def smtproute_session_relay(request: pytest.FixtureRequest, smtproute_session_config: Config) -> Iterator[Harness]:
+    """The relay that the tests of this run (of this process) share, for what is set up once for all of them."""
+    with _running(request, smtproute_session_config, request.config.rootpath) as harness:
+        yield harness
+
+
+@pytest.fixture
+def smtproute_session(request: pytest.FixtureRequest, smtproute_session_relay: Harness) -> Iterator[SharedRelay]:
+    """The shared relay, of which this test sees the mail to and from its own addresses, which `address` makes."""
+    tokens = request.config.stash.setdefault(_tokens, set())
+    number = zlib.crc32(request.node.nodeid.encode()) & 0xFFFF  # one test, one token, wherever it runs
+    while f"t{number:04x}" in tokens:
+        number += 1
+    tokens.add(f"t{number:04x}")
+    shared = smtproute_session_relay.shared(f"t{number:04x}")
+    with _used(request, shared):
+        yield shared
+
+
+# What a relay has
+
+
+@pytest.fixture
+def mail_inbox(request: pytest.FixtureRequest) -> MailInbox:
+    """Whatever reached a mailbox, a capture or a server."""
+    return _relay(request).inbox
+
+
+@pytest.fixture
+def mail_dns(request: pytest.FixtureRequest) -> MailDns:
+    """What DNS says to the relay."""
+    return _relay(request).dns
+
+
+@pytest.fixture
+def mail_upstream(request: pytest.FixtureRequest) -> MailUpstream:
+    """The one server that the relay sends to."""
+    return _relay(request).upstream()
+
+
+@pytest.fixture
+def mail_upstreams(request: pytest.FixtureRequest) -> Callable[[str], MailUpstream]:
+    """The server at a host name, or of an endpoint: `mail_upstreams("mx.partner.example")`."""
+    return _relay(request).upstream
+
+
+@pytest.fixture
+def arc_keys(request: pytest.FixtureRequest) -> Callable[..., MailKey]:
+    """A key of somebody else's, published, that signs and seals: `arc_keys("else.example")`."""
+    return _relay(request).key
+
+
+def _relay(request: pytest.FixtureRequest) -> MailRelay:
+    """The test's own relay, unless it uses nothing but the shared one."""
+    names = request.fixturenames
+    shared = "smtproute_session" in names and "smtproute" not in names
+    relay: MailRelay = request.getfixturevalue("smtproute_session" if shared else "smtproute")
+    return relay
+
+
+@contextlib.contextmanager
+def _running(request: pytest.FixtureRequest, config: Config, folder: Path) -> Iterator[Harness]:
+    """A relay with this configuration, whose relative paths start at `folder`."""
+    from smtproute.app import Refused
+    from smtproute.config.document import Mistake
+    from smtproute.testing.harness import Harness
+
+    with contextlib.ExitStack() as stack:
+        try:
+            found = _found(config, folder, request.config.rootpath)
+            harness = stack.enter_context(Harness(found, seed=request.config.getoption("smtproute_seed")))
+        except (Mistake, Refused) as wrong:
+            raise pytest.fail.Exception(str(wrong), pytrace=False) from None
+        yield harness
+
+
+def _found(config: Config, folder: Path, root: Path) -> Config:
+    """The configuration; a file or a folder is looked for in `folder`, then in `root`. Raises Mistake."""
+    from smtproute.config.document import Mistake
+    from smtproute.testing.staging import document
+
+    if config is None:
+        return None
+    if isinstance(config, Path) or (isinstance(config, str) and config and not {"\n", "="} & set(config)):
+        for path in (folder / config, root / config):
+            if path.exists():
+                return path
+        raise Mistake(f"smtproute_config: there is no {config}, neither in {folder} nor in {root}")
+    return replace(document(config, "smtproute_config"), folder=folder)
+
+
+# What a failure shows
+
+
+@contextlib.contextmanager
+def _used(request: pytest.FixtureRequest, relay: MailRelay) -> Iterator[None]:
+    """While a test uses this relay."""
+    relays = request.node.stash.setdefault(_relays, [])
+    relays.append(relay)
+    yield
+    relays.remove(relay)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where a test fails, its report has what its relays saw, unless the failure itself tells it."""
+    report = yield
+    relays = item.stash.get(_relays, [])
+    if report.failed and relays and call.excinfo is not None:
+        from smtproute.testing.report import MailAssertion
+        from smtproute.testing.thread import NotRunning
+
+        for relay in relays if not call.excinfo.errisinstance(MailAssertion) else ():
+            try:
+                told = relay.report()
+            except NotRunning as died:
+                told = str(died)
+            report.sections.append(("smtproute", told))
+    return report
+
+
+# Scenario files
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Every scenario in the folders of scenarios is a test."""
+    config = parent.config
+    folders = config.getini("smtproute_scenarios") or [config.rootpath / _FOLDER]
+    if file_path.suffix != ".toml" or not any(file_path.is_relative_to(folder) for folder in folders):
+        return None
+    collected: pytest.Collector = _ScenarioFile.from_parent(parent, path=file_path)
+    return collected
+
+
+class _ScenarioFile(pytest.File):
+    def collect(self) -> Iterator[pytest.Item]:
+        yield _ScenarioItem.from_parent(self, name=self.path.stem)
+
+
+class _ScenarioItem(pytest.Item):
+    def runtest(self) -> None:
+        from smtproute.testing.play import play
+        from smtproute.testing.report import MailAssertion
+        from smtproute.testing.scenario import read
+        from smtproute.testing.thread import aside
+
+        scenario = read(self.path)
+        result = aside(play(scenario, seed=self.config.getoption("smtproute_seed")))
+        if not result.passed:
+            raise MailAssertion(f"{scenario.title}\n\n{result.report}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        from smtproute.app import Refused
+        from smtproute.config.document import Mistake
+        from smtproute.testing.report import MailAssertion
+
+        if excinfo.errisinstance((MailAssertion, Mistake, Refused)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, self.name

@@ -14,7 +14,6 @@ the mend.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Annotated, Any, Self
 
@@ -52,10 +51,10 @@ _LONGEST_TTL = 2**31 - 1
 
 
 def _fault(value: object) -> Fault:
-    known = tuple(Fault)
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"not one of {', '.join(known)}.{close(str(value), tuple(map(str.lower, known)))}")
-    return Fault(value)
+    known = {fault.lower(): fault for fault in Fault}
+    if not isinstance(value, str) or value.lower() not in known:
+        raise ValueError(f"not one of {', '.join(Fault)}.{close(str(value), tuple(known))}")
+    return known[value.lower()]
 
 
 def _ttl(value: object) -> int:
@@ -83,19 +82,24 @@ def _name(value: str) -> str:
     return value
 
 
+_VALUES = str | list[str]
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 AFault = Annotated[Fault, BeforeValidator(_fault)]
-Ttl = Annotated[int, BeforeValidator(_ttl), Field(ge=0, le=_LONGEST_TTL)]
+Ttl = Annotated[int, Field(ge=0, le=_LONGEST_TTL), BeforeValidator(_ttl)]
 
 
 class RecordsTable(_Table):
     """The records of one type of a name, where more is to be said than their values."""
 
     values: Annotated[
-        list[str], Field(description="The records, as a zone file writes them; of TXT the bare text.")
+        list[str],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=_VALUES),
+        Field(description="The records, as a zone file writes them; of TXT the bare text."),
     ] = []
     ttl: Annotated[Ttl | None, Field(description="Seconds that they may be kept; default: the name's.")] = None
     fault: Annotated[
@@ -135,7 +139,7 @@ def _check(type_: str, value: str) -> None:
         raise ValueError(f'"{value}" is no {type_} record: {error}. Write it as "{_FORMS[type_]}".') from None
 
 
-_WRITTEN = str | list[str] | RecordsTable
+_WRITTEN = _VALUES | RecordsTable
 
 
 class NameTable(_Table):
@@ -216,9 +220,7 @@ NameTables = Annotated[dict[Annotated[str, AfterValidator(_name)], NameTable], A
 def publish(zone: Zone, tables: Mapping[str, NameTable]) -> None:
     """Puts the tables into the zone, also while it runs. What it had of their names goes."""
     for name, table in tables.items():
-        with suppress(KeyError):
-            zone.remove(name)
-        zone.set(name, "A", [])  # it exists, whatever else is written
+        zone.set(name, "ANY", [])
         for type_, each in table.types().items():
             zone.set(name, type_, each.values, ttl=each.ttl if each.ttl is not None else table.ttl)
             if each.fault is not None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from smtproute.app import Relay
 from smtproute.config.load import load
-from smtproute.core.event import Event, Happening
+from smtproute.core.event import Emit, Event, Happening
 from smtproute.smtp.opening import TIMEOUTS, Timeouts
 from smtproute.world import World
 
@@ -20,13 +20,17 @@ _ENDED = (Happening.DELIVERED, Happening.FAILED)
 class Journal:
     """An Emit that keeps every event and wakes whoever waits for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Emit | None = None) -> None:
+        """`also` is told of each event too."""
         self.events: list[Event] = []
+        self._also = also
         self._more = asyncio.Event()
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
         self._more.set()
+        if self._also is not None:
+            self._also(event)
 
     def of(self, what: Happening, message: str = "") -> list[Event]:
         """The events of one kind so far, of one message or of all."""

@@ -13,17 +13,19 @@
     at = "CONTENT"
     chance = 0.3
     then = "drop"
+
+`UpstreamTable` and `RuleTable` tell of each key.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import ssl
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self, TypedDict, assert_never
-import ssl
+from typing import Annotated, Self, TypedDict, assert_never
 
 from pydantic import (
     AfterValidator,
@@ -39,6 +41,7 @@ from pydantic import (
 from smtproute.config import files
 from smtproute.config.document import Document, Mistake, parse
 from smtproute.config.schema import Credential, Many, Pause, Size
+from smtproute.config.validated import validated
 from smtproute.core.routes import RouteError, parse_match, parse_sender
 from smtproute.testing.certificates import Authority, CertificateFault
 from smtproute.testing.rules import (
@@ -57,7 +60,7 @@ from smtproute.testing.rules import (
     Wait,
     on,
 )
-from smtproute.testing.tables import Table, validated
+from smtproute.testing.tables import Table
 from smtproute.testing.upstream import EXTENSIONS
 
 __all__ = ["Options", "RuleTable", "Tls", "UpstreamTable", "options", "read", "rules"]
@@ -170,7 +173,6 @@ def _count(value: int) -> int:
     return value
 
 
-_Text = WithJsonSchema({"type": "string"})
 _Duration = Annotated[
     Pause, WithJsonSchema({"type": ["string", "integer"], "pattern": "^[0-9]+ ?[smhd]$", "examples": ["2s", "5m"]})
 ]
@@ -182,7 +184,7 @@ class RuleTable(Table):
     """What the server does at one verb: where every condition holds, it does what is written, in the order of the
     keys below. The first rule whose conditions hold is the only one."""
 
-    at: Annotated[Verb, BeforeValidator(_verb), Field(strict=False)]
+    at: Annotated[Verb, Field(strict=False), BeforeValidator(_verb)]
     """The verb; CONNECT is the greeting, CONTENT the end of the message (in LMTP, once for each recipient)."""
     sender: Annotated[str, AfterValidator(_sender)] | None = Field(None, alias="from")
     """Whose mail: user@domain, *@domain, *@*.domain, *, regex:PATTERN or <>, the null sender."""
@@ -192,11 +194,11 @@ class RuleTable(Table):
     """A regular expression that the verb's argument must hold; case does not matter. At CONTENT it is the message."""
     octets: _Size | None = None
     """At CONTENT: act as soon as so many octets have come, before the message is complete."""
-    skip: Annotated[int, AfterValidator(_count), Field(json_schema_extra={"minimum": 1})] | None = None
+    skip: _Count | None = None
     """How many times to let pass first."""
     times: _Count | None = None
     """How many times to act; without it, always."""
-    chance: Annotated[float, AfterValidator(_share), Field(strict=False)] = 1.0
+    chance: Annotated[float, AfterValidator(_share)] = 1.0
     """How likely it is to act, from 0 to 1; the server's seed decides."""
     since: _Duration | None = None
     """Act from so long on after the server began."""
@@ -208,7 +210,7 @@ class RuleTable(Table):
     """Act on what is more than this; without a reply, 421 and the connection is closed."""
     delay: _Duration | None = None
     """Wait so long."""
-    slow: Annotated[float, AfterValidator(_positive), Field(strict=False)] | None = None
+    slow: Annotated[float, AfterValidator(_positive)] | None = None
     """Say what follows octet by octet, so many a second."""
     reply: Annotated[str, AfterValidator(_reply)] | None = None
     """In place of the standard reply. Further lines come after a line break, without the code."""
@@ -220,8 +222,156 @@ class RuleTable(Table):
 
     @field_validator("sender", "recipient")
     @classmethod
-    def _known_by_then(cls, value: str | None, info: ValidationInfo) -> str | None:
-        at = info.data.get("at")
-        if at in _NO_SENDER or (at is Verb.MAIL and info.field_name == "recipient"):
-            raise ValueError(f"at {at} that is not known yet. Act at {'RCPT' if info.field_name != 'sender' else 'MAIL'}.")
+    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        at, first = info.data.get("at"), Verb.MAIL if info.field_name == "sender" else Verb.RCPT
+        if at in _NO_SENDER or (at is Verb.MAIL and first is Verb.RCPT):
+            raise ValueError(f"nobody knows that at {at} yet. Act at {first} or later.")
         return value
+
+    @field_validator("octets")
+    @classmethod
+    def _in_the_content(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("at", Verb.CONTENT) is not Verb.CONTENT:
+            raise ValueError('only a message has so many. Write at = "CONTENT".')
+        if info.data.get("match"):
+            raise ValueError("there is nothing to match yet. Leave match or octets out.")
+        return value
+
+    @field_validator("until")
+    @classmethod
+    def _later(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and value <= (info.data.get("since") or 0.0):
+            raise ValueError("it ends before it begins. Write a longer time than since has.")
+        return value
+
+    @field_validator("then")
+    @classmethod
+    def _at_starttls(cls, value: Then | None, info: ValidationInfo) -> Then | None:
+        if value is Then.PLAINTEXT and info.data.get("at", Verb.STARTTLS) is not Verb.STARTTLS:
+            raise ValueError('TLS begins at STARTTLS only. Write at = "STARTTLS".')
+        return value
+
+    @model_validator(mode="after")
+    def _does(self) -> Self:
+        said = (self.greylist, self.rate, self.delay, self.slow, self.reply, self.garbage, self.then)
+        if all(each is None for each in said):
+            raise ValueError('it does nothing. Write reply = "451 4.7.1 Come back", or delay, slow, garbage or then.')
+        return self
+
+
+class UpstreamTable(Table):
+    """A server of a test. Where no rule says otherwise it is strict, and takes everything."""
+
+    lmtp: bool = False
+    """Speak LMTP in place of SMTP."""
+    tls: Annotated[Tls, Field(strict=False)] = Tls.STARTTLS
+    """starttls offers it, implicit begins with it, none has none."""
+    certificate: Annotated[Certificate, Field(strict=False)] = Certificate.GOOD
+    """Sound, or with a fault; never that of an authority that clients know."""
+    users: dict[str, Annotated[Credential, WithJsonSchema({"type": "string"})]] | None = None
+    """Passwords by name. Where they are written, clients must log in before MAIL, under TLS."""
+    extensions: Many[Annotated[str, AfterValidator(_extension)]] = EXTENSIONS
+    """What EHLO offers, beside STARTTLS and AUTH."""
+    seed: int | None = None
+    """Decides all that rules leave to chance; without it, each run has another one, and shows it."""
+    rule: Many[RuleTable] = ()
+    """What it does, where it does not simply take the mail."""
+
+    @field_validator("certificate", "users")
+    @classmethod
+    def _under_tls(cls, value: object, info: ValidationInfo) -> object:
+        if info.data.get("tls") is Tls.NONE:
+            wanted = "clients log in" if info.field_name == "users" else "there is a certificate"
+            raise ValueError(f'{wanted} under TLS only. Write tls = "starttls", or leave {info.field_name} out.')
+        return value
+
+
+class Options(TypedDict):
+    """What `testing.upstream.Upstream` is made with, beside its rules."""
+
+    tls: ssl.SSLContext | None
+    implicit: bool
+    users: dict[str, str] | None
+    lmtp: bool
+    extensions: tuple[str, ...]
+    seed: int | None
+
+
+def options(table: UpstreamTable, authority: Authority, name: str, more: Sequence[str] = ()) -> Options:
+    """What the server of a table is made with. Its certificate is for the host `name`, and for `more` names and IPs.
+
+    Raises AddressError for a name that is none.
+    """
+    fault = None if table.certificate is Certificate.GOOD else CertificateFault(table.certificate)
+    return {
+        "tls": None if table.tls is Tls.NONE else authority.context(name, fault=fault, more=more),
+        "implicit": table.tls is Tls.IMPLICIT,
+        "users": table.users,
+        "lmtp": table.lmtp,
+        "extensions": table.extensions,
+        "seed": table.seed,
+    }
+
+
+def rules(table: UpstreamTable) -> tuple[Rule, ...]:
+    """The rules of a table, in its order."""
+    return tuple(
+        on(
+            each.at,
+            *_actions(each),
+            match=each.match,
+            times=each.times,
+            after=each.octets or 0,
+            sender=each.sender or "",
+            recipient=each.recipient or "",
+            skip=each.skip or 0,
+            chance=each.chance,
+            since=each.since or 0.0,
+            until=math.inf if each.until is None else each.until,
+            greylist=each.greylist or 0.0,
+            rate=each.rate,
+        )
+        for each in table.rule
+    )
+
+
+def read(path: Path) -> UpstreamTable:
+    """The script in a file. Raises config.document.Mistake."""
+    try:
+        octets = files.read(path)
+    except OSError as error:
+        raise Mistake(f"{path}: cannot be read: {(error.strerror or 'error').lower()}.") from None
+    return validated(UpstreamTable, Document(str(path), path.parent, parse(octets, str(path))))
+
+
+def _actions(table: RuleTable) -> list[Action]:
+    actions: list[Action] = []
+    if table.delay is not None:
+        actions.append(Wait(table.delay))
+    if table.slow is not None:
+        actions.append(Slow(table.slow))
+    if table.reply is not None:
+        actions.append(table.reply)
+    if table.garbage is not None:
+        actions.append(Raw(table.garbage.encode("latin-1")))
+    if table.then is not None:
+        actions.append(_last(table.then))
+    return actions
+
+
+def _last(then: Then) -> Action:
+    match then:
+        case Then.DROP:
+            return Drop()
+        case Then.RESET:
+            return Reset()
+        case Then.HALF_CLOSE:
+            return HalfClose()
+        case Then.HANG:
+            return Hang()
+        case Then.MUTE:
+            return Mute()
+        case Then.PLAINTEXT:
+            return Plaintext()
+        case _:
+            assert_never(then)

@@ -16,10 +16,12 @@ import contextlib
 import os
 import random
 import shutil
+import ssl
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import fields, replace
+from functools import partial
 from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
@@ -29,19 +31,25 @@ from typing import Any, Self
 import dns.message
 import dns.rdatatype
 
-from smtproute.app import Refused, Relay
+from smtproute.app import Refused, Relay, endpoints, records, usage
 from smtproute.config.document import Mistake
 from smtproute.config.load import understood
-from smtproute.core.address import Domain
+from smtproute.core.address import Address, Domain
 from smtproute.core.event import Event, Happening
-from smtproute.core.settings import DomainKey, EndpointTls, Server, Settings
+from smtproute.core.settings import DomainKey, EndpointTls, ListenerTls, Server, Settings
 from smtproute.core.snapshot import Snapshot
+from smtproute.intake.explain import Explained, explain
+from smtproute.intake.speaker import speaker
 from smtproute.mailauth.keys import KeyFault, SigningKey, record
 from smtproute.mailauth.keys import load as load_key
+from smtproute.resolve.records import Records
 from smtproute.smtp.opening import TIMEOUTS, Timeouts
+from smtproute.testing.arrivals import Arrivals
 from smtproute.testing.certificates import Authority
+from smtproute.testing.client import HELO, Client, Sent, letter
 from smtproute.testing.clock import TurnedClock
-from smtproute.testing.network import StagedNetwork
+from smtproute.testing.inbox import Inbox
+from smtproute.testing.network import RelayNetwork, StagedNetwork
 from smtproute.testing.relay import Journal
 from smtproute.testing.staging import Config, document, key_file, staged
 from smtproute.testing.upstream import Rule, Upstream
@@ -79,9 +87,18 @@ class Stage:
         """By host name, in lower case, or IP address."""
         self.flows: dict[str, Flow] = {}
         """The relays, by name."""
+        self.arrivals = Arrivals(self)
+        self.inbox = Inbox(self)
+        """All that arrives anywhere."""
+        self.chance = random.Random(f"{seed}/clients")
+        """Of what clients leave to chance."""
         self._authority = authority
         self._stack = AsyncExitStack()
+        self._ends: dict[str, AsyncExitStack] = {}
+        """What ends each server, by its host name."""
         self._numbers = count(1)
+        self._static: dict[str, Sequence[str]] = {}
+        """The addresses that configurations have for host names."""
 
     @property
     def folder(self) -> Path:
@@ -99,16 +116,20 @@ class Stage:
         self._folder = Path(tempfile.mkdtemp(prefix="smtproute-", dir=_memory()))
         self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         await self._stack.enter_async_context(self.zone)
+        await self.arrivals.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, traceback)
+        try:
+            await self.arrivals.__aexit__(kind, error, traceback)  # first: it reads what the relays have
+        finally:
+            await self._stack.__aexit__(kind, error, traceback)
 
     async def relay(self, config: Config = None, *, name: str = "relay", host: str = "") -> Flow:
         """A relay with this configuration, until the stage ends. Where it is given a `host` name, the others find it
-        there, at the ports that its listeners have in production.
+        there, at the ports that its listeners have in production, and it calls them from there.
 
         Raises config.document.Mistake and app.Refused.
         """
@@ -125,11 +146,29 @@ class Stage:
 
     async def rest(self) -> float | None:
         """Until no relay has a delivery that is due or under way; answers when the next will be due, if any waits."""
+        return await self._still(Relay.rest)
+
+    async def quiet(self, seconds: float = 30.0) -> float | None:
+        """Until, besides, no session is open on any relay; answers as `rest`. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            return await self._still(lambda relay: relay.quiet(self.network.line))
+
+    async def _still(self, asked: Callable[[Relay], Awaitable[float | None]]) -> float | None:
+        """Until every relay has answered without that anything happened meanwhile, which may be for one asked before.
+
+        All that has arrived by then is in the inbox.
+        """
         while True:
-            hours = [await flow.relay.rest() for flow in self.flows.values()]
-            again = [await flow.relay.rest() for flow in self.flows.values()]
-            if hours == again:
+            before = self._happened
+            hours = [await asked(flow.relay) for flow in self.flows.values()]
+            if self._happened == before:
+                await self.arrivals.caught_up()
                 return min((hour for hour in hours if hour is not None), default=None)
+
+    @property
+    def _happened(self) -> int:
+        """How many events there have been."""
+        return sum(len(flow.journal.events) for flow in self.flows.values())
 
     async def stand(self, settings: Settings) -> None:
         """Puts every server on the stage that these settings name and that is not there, and publishes their keys."""
@@ -156,9 +195,14 @@ class Stage:
         `options` are those of `testing.upstream.Upstream`; it offers STARTTLS unless they say otherwise.
         """
         host = host.lower()
-        options = {"tls": self.authority.context(host), "clock": self.clock, **options}
-        made = await self._stack.enter_async_context(Upstream(script, **options))
-        ips = (host,) if _literal(host) else ips or self._addresses(host)
+        seed = random.Random(f"{self.seed}/{host}").getrandbits(32)
+        options = {"tls": self.authority.context(host), "clock": self.clock, "seed": seed, **options}
+        options["on_taken"] = partial(self.arrivals.taken, host)
+        if (before := self._ends.pop(host, None)) is not None:
+            await before.aclose()  # and with it the connections that relays keep to it
+        end = self._ends[host] = await self._stack.enter_async_context(AsyncExitStack())
+        made = await end.enter_async_context(Upstream(script, **options))
+        ips = (host,) if _literal(host) else ips or self.addresses(host)
         for ip in ips:
             self.network.put(ip, (made.host, made.port))
         self.upstreams[host] = made
@@ -167,7 +211,7 @@ class Stage:
     def publish(self, key: SigningKey) -> None:
         """Puts the public half of a key into DNS, where there is none under its name."""
         name = f"{key.selector}._domainkey.{key.domain}"
-        if not self._texts(name, "TXT"):
+        if not self.texts(name, "TXT"):
             self.zone.set(name, "TXT", [record(key)])
 
     def signer(self, domain: str, selector: str = "mail") -> SigningKey:
@@ -178,23 +222,34 @@ class Stage:
 
     def txt(self, name: bytes, timeout: int = 5) -> bytes | None:
         """A TXT record of the zone, as dkimpy asks for it."""
-        found = self._texts(name.decode(), "TXT")
+        found = self.texts(name.decode(), "TXT")
         return found[0].encode() if found else None
 
     async def _stand(self, server: Server, ips: Sequence[str], **options: Any) -> None:
-        if server.host.lower() not in self.upstreams:
-            await self.upstream(server.host, ips=ips, **options)
+        """`ips`: those that the configuration itself has for the name."""
+        host = server.host.lower()
+        known = self._static.get(host, ())
+        if ips:
+            self._static[host] = ips
+        if (standing := self.upstreams.get(host)) is not None:
+            for ip in set(ips).difference(known):
+                self.network.put(ip, (standing.host, standing.port))
+        elif not (ips := self.addresses(host)) or not all(ip in self.upstreams for ip in ips):
+            await self.upstream(host, **options)
 
-    def _addresses(self, host: str) -> Sequence[str]:
-        """Those that the zone has for a host name; where it has none, the name is given one."""
-        found = [*self._texts(host, "A"), *self._texts(host, "AAAA")]
-        if not found:
+    def addresses(self, host: str) -> Sequence[str]:
+        """Those that a configuration or the zone has for a host name; where neither says anything of any, the name is
+        given one."""
+        if (static := self._static.get(host.lower())) is not None:
+            return static
+        found = [*self.texts(host, "A"), *self.texts(host, "AAAA")]
+        if not found and not self.zone.speaks(host, "A", "AAAA", "CNAME"):
             number = next(self._numbers)
             found = [f"198.18.{number // 250}.{number % 250 + 1}"]  # RFC 2544: nobody's
             self.zone.set(host, "A", found)
         return found
 
-    def _texts(self, name: str, type: str) -> list[str]:
+    def texts(self, name: str, type: str) -> list[str]:
         """What the zone says, each record as text; of TXT the strings joined."""
         answer = self.zone.answer(dns.message.make_query(name, type))
         rdtype = dns.rdatatype.from_text(type)
@@ -222,9 +277,10 @@ class Flow:
         self.folder = folder
         self.config = config
         self.host = host
-        self.journal = Journal()
+        self.journal = Journal(partial(stage.arrivals.happened, self))
         """Every event so far."""
-        self.world = World(stage.clock, random.Random(f"{stage.seed}/{name}"), stage.network)
+        network = RelayNetwork(stage.network, self._ip)
+        self.world = World(stage.clock, random.Random(f"{stage.seed}/{name}"), network)
         self._ports: dict[str, int] = {}
 
     def read(self) -> Snapshot:
@@ -249,7 +305,9 @@ class Flow:
 
     def stand(self) -> None:
         """Puts its listeners on the stage, at its host name and the ports that they have in production."""
-        for ip in self.stage._addresses(self.host) if self.host else ():
+        for place in self.relay.addresses.values():
+            self.stage.network.listens(place)
+        for ip in self.stage.addresses(self.host) if self.host else ():
             for listener, place in self.relay.addresses.items():
                 self.stage.network.put(ip, place, self._ports[listener])
 
@@ -258,6 +316,70 @@ class Flow:
         """The configuration in force."""
         return self.relay.snapshot()
 
+    @property
+    def inbox(self) -> Inbox:
+        """What this relay delivers."""
+        return self.stage.inbox.of(self.name)
+
+    async def send(
+        self,
+        content: bytes | None = None,
+        *,
+        sender: str,
+        to: str | Sequence[str],
+        listener: str | None = None,
+        client: str | None = None,
+        helo: str = HELO,
+        login: tuple[str, str] | None = None,
+        tls: bool = False,
+    ) -> Sent:
+        """Sends a message to this relay, exactly as it is; None: a short letter.
+
+        `listener`: its name; None: the first one. `client`: the IP address that the relay takes the client for.
+        `tls`: by STARTTLS; a listener with implicit TLS has it anyhow. Raises KeyError where there is no such
+        listener, TimeoutError where a reply does not come.
+        """
+        to = (to,) if isinstance(to, str) else tuple(to)
+        if content is None:
+            chance = self.stage.chance.getrandbits(64)
+            content = letter(sender, to, at=self.stage.clock.now(), id=f"{chance:016x}")
+        name = next(iter(self.relay.addresses)) if listener is None else listener
+        implicit = self.snapshot.settings.listeners[name].tls is ListenerTls.IMPLICIT
+        speaks = Client(
+            helo=helo,
+            tls=ListenerTls.IMPLICIT if implicit else ListenerTls.STARTTLS if tls else ListenerTls.NONE,
+            context=ssl.create_default_context(cafile=self.stage.authority.file) if implicit or tls else None,
+            login=login,
+            clock=self.stage.clock,
+        )
+        connect = partial(self.stage.network.connect, ip=client or "")
+        return await speaks.send(self.relay.addresses[name], content, sender=sender, to=to, connect=connect)
+
+    @property
+    def lookup(self) -> Records:
+        """What DNS says on the stage, as this relay asks it; nothing is remembered from one question to the next."""
+        return records(self.snapshot.settings, self.world)
+
+    async def explain(
+        self,
+        *addresses: str,
+        sender: str = "",
+        client: str | None = None,
+        listener: str | None = None,
+        login: str | None = None,
+    ) -> list[Explained]:
+        """Where one message to these addresses would go, and why, as `smtproute explain` finds it; nothing is sent.
+
+        The arguments are those of `intake.speaker.speaker`. Raises AddressError, SpeakerFault.
+        """
+        path = Address.parse(sender) if sender else None
+        snapshot = self.snapshot
+        envelope = speaker(snapshot, sender=path, client=client, listener=listener, login=login)
+        candidates, now = endpoints(snapshot.settings, self.world).candidates, self.world.clock.now()
+        with usage(snapshot.settings) as held:
+            recipients = [Address.parse(address) for address in addresses]
+            return await explain(snapshot, candidates, held, envelope, recipients, now, self.lookup)
+
     async def trace(self, message: str) -> list[Event]:
         """The events of one message, by its queue id."""
         return [event for _, event in await self.relay.spool.events(message)]
@@ -265,7 +387,13 @@ class Flow:
     async def quiet(self, seconds: float = 30.0) -> None:
         """Until no session is open and no delivery is due or under way. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
-            await self.relay.quiet()
+            await self.relay.quiet(self.stage.network.line)
+            await self.stage.arrivals.caught_up()
+
+    def _ip(self) -> str:
+        """From where it calls other relays: its first address in DNS; empty where it has none."""
+        name = self.host or str(self.snapshot.settings.hostname)
+        return next(iter([*self.stage.texts(name, "A"), *self.stage.texts(name, "AAAA")]), "")
 
     async def advance(self, seconds: float) -> None:
         """Lets time pass for every relay on the stage: each retry happens at its hour, one after the other."""

@@ -7,19 +7,21 @@ the addresses that are listened on, the name server, certificates, and the secre
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from smtproute.config.document import Document, Location, parse, read
-from smtproute.core.settings import Role
+from smtproute.core.settings import EndpointTls, Role
 from smtproute.mailauth.keys import KeyKind, generate
 from smtproute.testing.certificates import Authority
 
 __all__ = ["PASSWORD", "Config", "document", "key_file", "staged"]
 
-Config = Mapping[str, Any] | Path | str | None
-"""Tables as TOML has them, a file, a docker-mailserver folder, or the text of a file; None: a capture of everything."""
+Config = Mapping[str, Any] | Path | str | Document | None
+"""Tables as TOML has them, a file, a docker-mailserver folder, the text of a file, or what was read of one; None: a
+capture of everything."""
 
 PASSWORD = "secret"
 """Of the relay at an endpoint whose password is not in the tree."""
@@ -31,6 +33,8 @@ def document(config: Config, shown: str = "config") -> Document:
     match config:
         case None:
             return Document(shown, Path.cwd())
+        case Document():
+            return replace(config, tables=_copied(config.tables), mistakes=[*config.mistakes])
         case Path() if config.is_dir():
             return Document(shown, Path.cwd(), {"docker_mailserver": {"config": str(config.absolute())}})
         case Path():
@@ -47,13 +51,13 @@ def staged(document: Document, folder: Path, authority: Authority, name_server: 
     """Changes the document for a stage whose relay has `folder`; answers with the port that each listener had."""
     tables = document.tables
     tables["state"] = str(folder / "state")
-    tables.setdefault("hostname", _HOSTNAME)
     resolver = _table(tables, "resolver")
     resolver["servers"] = [name_server]
     resolver["hosts_file"] = str(folder / "hosts")
     (folder / "hosts").touch()
     for name, endpoint in _tables(tables, "endpoint"):
-        endpoint["ca_file"] = authority.file
+        if endpoint.get("tls") in (EndpointTls.REQUIRE, EndpointTls.IMPLICIT):
+            endpoint["ca_file"] = authority.file
         if "certificate" in endpoint:
             endpoint["certificate"], endpoint["key"] = authority.pair(str(name))
         if "username" in endpoint and not _there(document, ("endpoint", name, "password_file"), endpoint):
@@ -88,7 +92,7 @@ def _listeners(document: Document, authority: Authority) -> dict[str, int]:
         listener["bind"] = "127.0.0.1:0"
         if "certificate" in listener:
             listener["certificate"], listener["key"] = authority.pair(
-                str(tables["hostname"]), more=("localhost", "127.0.0.1")
+                str(tables.get("hostname", _HOSTNAME)), more=("localhost", "127.0.0.1")
             )
         if listener.get("role", Role.TRUSTED) == Role.TRUSTED:
             listener.setdefault("auth", "any")

@@ -140,6 +140,7 @@ class Upstream:
         mechanisms: str = "PLAIN LOGIN",
         lmtp: bool = False,
         extensions: Sequence[str] = EXTENSIONS,
+        on_taken: Callable[[Received], None] | None = None,
         on_message: Callable[[Received], Awaitable[None]] | None = None,
         on_end: Callable[[Session], None] | None = None,
         host: str = "127.0.0.1",
@@ -152,7 +153,8 @@ class Upstream:
         `users` are passwords by name; `mechanisms` is what AUTH then offers. A `host` with a slash is the path of a
         UNIX socket.
 
-        `on_message` runs after a message was taken and before its 250, `on_end` after a connection is over.
+        `on_taken` is told of each message that was taken; `on_message` runs after it and before the 250, `on_end`
+        after a connection is over.
 
         `seed` decides what rules leave to chance; None: another one each time.
         """
@@ -169,6 +171,7 @@ class Upstream:
         self.mechanisms = mechanisms
         self.lmtp = lmtp
         self.extensions = tuple(extensions)
+        self.on_taken = on_taken
         self.on_message = on_message
         self.on_end = on_end
         self.clock = clock or SystemClock()
@@ -543,6 +546,8 @@ class _Dialogue:
             )
             self._upstream.received.append(received)
             self._upstream.happened()
+            if self._upstream.on_taken is not None:
+                self._upstream.on_taken(received)
             if self._upstream.on_message is not None:
                 await self._upstream.on_message(received)
         for rule in rules:

@@ -10,10 +10,12 @@
         zone.set("gitlab.internal", "A", ["127.0.0.2"], ttl=5)
 
 Values are in the form of a zone file, every name absolute with or without its last dot; a TXT value is the bare text,
-cut into strings of 255 octets. In the place of a name an IP address stands for its name under in-addr.arpa or
-ip6.arpa. It answers as a recursive server does: CNAMEs are followed inside the zone, a name it does not hold is
-NXDOMAIN, a type it does not hold no data, both with an SOA. An answer over UDP that passes the client's limit (512
-octets, or what EDNS says) is cut and marked as truncated; over TCP it is whole.
+cut into strings of 255 octets. In the place of a name an IP address (without a last dot) stands for its name under
+in-addr.arpa or ip6.arpa.
+
+It answers as a recursive server does: CNAMEs are followed inside the zone, a name it does not hold is NXDOMAIN, a type
+it does not hold no data, both with an SOA. An answer over UDP that passes the client's limit (512 octets, or what EDNS
+says) is cut and marked as truncated; over TCP it is whole.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ _CHAIN = 16
 class Fault(StrEnum):
     """What a name, or one type of it, answers whatever records it has."""
 
+    NXDOMAIN = "NXDOMAIN"
+    """As if there were no such name."""
     SERVFAIL = "SERVFAIL"
     REFUSED = "REFUSED"
     TIMEOUT = "timeout"
@@ -81,6 +85,9 @@ class _Held:
     def has(self, rdtype: dns.rdatatype.RdataType) -> bool:
         """Whether there is a record of this type."""
         return rdtype in self.records and bool(self.records[rdtype][1])
+
+
+_NOBODY = _Held(faults={dns.rdatatype.ANY: Fault.NXDOMAIN})
 
 
 class Zone:
@@ -118,18 +125,27 @@ class Zone:
         """Replaces the records of one type (`A`, `MX`, ...), and ends its fault.
 
         Without values the name exists and has no such record. `ttl` is theirs, in seconds (RFC 2181 5.2: records of
-        one name and type have one); None is the zone's. A fault leaves the records in their place, for `recover`. At
-        type `ANY` it stands for every type that has none of its own. Raises dns.exception.DNSException for bad names
-        and values.
+        one name and type have one); None is the zone's. A fault leaves the records in their place, for `recover`. Type
+        `ANY` takes a fault, which stands for every type that has none of its own, or no values, which leaves the name
+        without records and faults. Raises dns.exception.DNSException for bad names and values.
         """
         rdtype = dns.rdatatype.from_text(type)
         if isinstance(values, Fault):
             self._names.setdefault(_name(name), _Held()).faults[rdtype] = values
             return
         records = [record(rdtype, value) for value in ([values] if isinstance(values, str) else values)]
+        if rdtype == dns.rdatatype.ANY:
+            self._names[_name(name)] = _Held()
+            return
         held = self._names.setdefault(_name(name), _Held())
         held.records[rdtype] = ttl, records
         held.faults.pop(rdtype, None)
+
+    def speaks(self, name: str, *types: str) -> bool:
+        """Whether anything is said of these types of a name: records, that there are none, or a fault."""
+        held = self._names.get(_name(name), _Held())
+        wanted = {dns.rdatatype.ANY, *map(dns.rdatatype.from_text, types)}
+        return not wanted.isdisjoint({*held.records, *held.faults})
 
     def recover(self, name: str) -> None:
         """Ends all faults of the name: its records are answered again. Raises KeyError if there is no such name."""
@@ -147,18 +163,18 @@ class Zone:
             return response
         name, rdtype = query.question[0].name, query.question[0].rdtype
         for _ in range(_CHAIN):
-            held = self._names.get(name)
-            if held is None:
-                response.set_rcode(dns.rcode.NXDOMAIN)
-                response.authority = [self._soa()]
-                return response
+            held = self._names.get(name, _NOBODY)
             match held.faults.get(rdtype, held.faults.get(dns.rdatatype.ANY)):
+                case Fault.NXDOMAIN:
+                    response.set_rcode(dns.rcode.NXDOMAIN)
+                    response.authority = [self._soa()]
+                    return response
                 case Fault.SERVFAIL | Fault.REFUSED as fault:
                     response.set_rcode(dns.rcode.from_text(fault))
                     return response
                 case Fault.TIMEOUT:
                     return None
-                case (Fault.TRUNCATED | Fault.NO_TCP) if transport == "udp":
+                case Fault.TRUNCATED | Fault.NO_TCP if transport == "udp":
                     response.answer.clear()
                     response.flags |= dns.flags.TC
                     return response

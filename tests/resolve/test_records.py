@@ -81,7 +81,7 @@ async def test_static_and_hosts_entries_say_nothing(records, tmp_path):
         assert await asking.addresses("a.example", 4) == ("10.0.0.3",)
 
 
-@pytest.mark.parametrize("fault", list(Fault))
+@pytest.mark.parametrize("fault", [Fault.SERVFAIL, Fault.REFUSED, Fault.TIMEOUT])
 async def test_a_failure_says_who_did_not_answer(records, fault):
     async with Zone({"a.example": fault}) as zone:
         asking = records(zone.address, attempt=0.1 if fault is Fault.TIMEOUT else 5.0)
@@ -139,7 +139,7 @@ async def test_an_answer_that_only_wastes_memory_is_none(records, type_):
     """One TXT record of 20000 strings is 60 kB on the wire, and a megabyte once it is read."""
     async with Zone({"a.example": {"TXT": [], "A": [f"10.0.{n // 250}.{n % 250}" for n in range(1000)]}}) as zone:
         strings = dns.rdtypes.ANY.TXT.TXT(dns.rdataclass.IN, dns.rdatatype.TXT, [b"xy"] * 20_000)
-        zone._names[dns.name.from_text("a.example")][dns.rdatatype.TXT] = [strings]
+        zone._names[dns.name.from_text("a.example")].records[dns.rdatatype.TXT] = None, [strings]
         asking = records(zone.address)
         with pytest.raises(Unanswered, match="a longer answer than any in use"):
             await (asking.texts("a.example") if type_ == "TXT" else asking.addresses("a.example", 4))
@@ -178,7 +178,7 @@ async def test_the_resolver_in_force_is_asked(resolver):
 async def test_odd_octets_are_asked(records, name):
     """SPF macros make such names of local parts (RFC 7208 7.3)."""
     escaped = name.replace("\\", "\\\\").replace(" ", "\\032").replace("\x00", "\\000")
-    async with Zone({escaped: {"A": ["127.0.0.2"]}}) as zone:
+    async with Zone({f"{escaped}.": {"A": ["127.0.0.2"]}}) as zone:
         assert await records(zone.address).addresses(name, 4) == ("127.0.0.2",)
 
 

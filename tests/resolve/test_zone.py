@@ -7,7 +7,9 @@ import os
 import shutil
 import socket
 
+import dns.asyncquery
 import dns.exception
+import dns.message
 import pytest
 
 from smtproute.core.choice import Exchange, Resolution
@@ -26,6 +28,9 @@ NAMES = {
     "refused.example": Fault.REFUSED,
     "timeout.example": Fault.TIMEOUT,
     "half.example": {"A": ["10.0.0.1"], "AAAA": Fault.REFUSED},
+    "203.0.113.9": {"PTR": "mx.example.net"},
+    "2001:db8::9": {"PTR": ["mx.example.net", "mail.example.net"]},
+    "192.0.2.9": Fault.SERVFAIL,
 }
 
 
@@ -51,6 +56,8 @@ async def dig(zone, *question):
         (["long.example.net", "TXT"], [f'"{"x" * 255}" "{"x" * 255}" "{"x" * 190}"']),
         (["_sip._tcp.example.net", "SRV"], ["0 5 5060 sip.example.net."]),
         (["half.example", "A"], ["10.0.0.1"]),
+        (["-x", "203.0.113.9"], ["mx.example.net."]),
+        (["-x", "2001:db8::9"], ["mx.example.net.", "mail.example.net."]),
         (["+tcp", "gitlab.internal", "A"], ["127.0.0.1", "127.0.0.2"]),
     ],
 )
@@ -68,6 +75,7 @@ async def test_dig_reads_the_records(question, lines):
         (["servfail.example", "MX"], "status: SERVFAIL"),
         (["refused.example", "A"], "status: REFUSED"),
         (["half.example", "AAAA"], "status: REFUSED"),
+        (["-x", "192.0.2.9"], "status: SERVFAIL"),
         (["timeout.example", "A"], "no servers could be reached"),
         (["+tcp", "timeout.example", "A"], "no servers could be reached"),
     ],
@@ -102,6 +110,83 @@ async def test_it_changes_while_it_runs():
         assert "status: NOERROR" in await dig(zone, "a.example", "MX")
         zone.remove("a.example")
         assert "status: NXDOMAIN" in await dig(zone, "a.example", "A")
+
+
+@pytest.mark.peer("dig")
+async def test_each_record_set_has_its_own_ttl():
+    async with Zone(ttl=300) as zone:
+        zone.set("a.example", "A", ["10.0.0.1", "10.0.0.2"], ttl=5)
+        zone.set("a.example", "TXT", "kept for long")
+        zone.set("b.example", "CNAME", "a.example", ttl=0)
+        answers = [line.split() for line in (await dig(zone, "+noall", "+answer", "b.example", "A")).splitlines()]
+        assert [(line[1], line[3]) for line in answers] == [("0", "CNAME"), ("5", "A"), ("5", "A")]
+        assert " 300 " in (await dig(zone, "+noall", "+answer", "a.example", "TXT")).replace("\t", " ")
+
+
+@pytest.mark.peer("dig")
+async def test_a_fault_leaves_the_records_for_later():
+    async with Zone({"a.example": {"A": "10.0.0.1", "TXT": "hello"}}) as zone:
+        zone.set("a.example", "ANY", Fault.SERVFAIL)
+        zone.set("a.example", "A", Fault.REFUSED)
+        assert "status: REFUSED" in await dig(zone, "a.example", "A")
+        assert "status: SERVFAIL" in await dig(zone, "a.example", "TXT")
+        zone.recover("a.example")
+        assert await dig(zone, "+short", "a.example", "A") == "10.0.0.1\n"
+        zone.set("a.example", "A", Fault.TIMEOUT)
+        zone.set("a.example", "A", "10.0.0.2")
+        assert await dig(zone, "+short", "a.example", "A") == "10.0.0.2\n"
+        assert await dig(zone, "+short", "a.example", "TXT") == '"hello"\n'
+
+
+@pytest.mark.peer("dig")
+async def test_a_short_answer_that_is_cut():
+    names = {"a.example": {"A": "10.0.0.1"}, "b.example": {"CNAME": "a.example"}}
+    async with Zone(names) as zone:
+        zone.set("a.example", "A", Fault.TRUNCATED)
+        for name in names:
+            cut = await dig(zone, "+ignore", name, "A")
+            assert " tc " in cut.partition("flags:")[2].partition(";")[0] and "ANSWER: 0" in cut
+            assert (await dig(zone, "+short", name, "A")).splitlines()[-1] == "10.0.0.1"
+        assert {asked.transport for asked in zone.queries} == {"udp", "tcp"}
+        zone.set("a.example", "A", Fault.NO_TCP)
+        assert " tc " in (await dig(zone, "+ignore", "a.example", "A")).partition("flags:")[2].partition(";")[0]
+        assert "10.0.0.1" not in await dig(zone, "a.example", "A")
+
+
+async def test_a_cut_answer_is_asked_for_again_by_our_resolver(resolver):
+    async with Zone({"a.example": {"A": "10.0.0.1"}}) as zone:
+        zone.set("a.example", "A", Fault.TRUNCATED)
+        found = await resolver(zone.address).addresses("a.example")
+        assert [each.ip for each in found.addresses] == ["10.0.0.1"]
+        assert Asked("a.example", "A", "tcp") in zone.queries
+
+
+@pytest.mark.peer("dig")
+async def test_host_and_port_can_be_chosen():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with Zone({"a.example": {"A": "10.0.0.1"}}, host="127.0.0.2", port=port) as zone:
+        assert zone.address == f"127.0.0.2:{port}"
+        assert await dig(zone, "+short", "a.example", "A") == "10.0.0.1\n"
+        assert await dig(zone, "+short", "+tcp", "a.example", "A") == "10.0.0.1\n"
+        with pytest.raises(OSError, match="in use"):
+            async with Zone(host="127.0.0.2", port=port):
+                pass
+    async with Zone({"a.example": {"A": "10.0.0.1"}}, host="::1") as zone:
+        assert zone.address == f"[::1]:{zone.port}"
+        query = dns.message.make_query("a.example", "A")
+        answer = await dns.asyncquery.udp(query, zone.host, port=zone.port, timeout=10)
+        assert [str(record) for each in answer.answer for record in each] == ["10.0.0.1"]
+
+
+@pytest.mark.peer("dig")
+async def test_a_name_can_lose_all_that_is_said_of_it():
+    async with Zone({"a.example": {"A": "10.0.0.1", "TXT": Fault.REFUSED}, "192.0.2.1.": {"A": "10.0.0.2"}}) as zone:
+        zone.set("a.example", "ANY", [])
+        for type_ in ("A", "TXT"):
+            assert "status: NOERROR" in (said := await dig(zone, "a.example", type_)) and "ANSWER: 0" in said
+        assert await dig(zone, "+short", "192.0.2.1.", "A") == "10.0.0.2\n", "with a last dot it is no address"
 
 
 async def test_a_value_that_is_none_is_a_mistake_of_the_test():

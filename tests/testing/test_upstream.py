@@ -13,8 +13,31 @@ import aiosmtplib
 import pytest
 import trustme
 
+from smtproute.core.address import Address
+from smtproute.core.reply import Reply
+from smtproute.core.settings import EndpointTls, Server
 from smtproute.core.transcript import Arrow
-from smtproute.testing.upstream import Drop, Hang, Raw, Received, Reset, Upstream, Wait, on
+from smtproute.smtp.client import Connection, Dialogue, Mail
+from smtproute.smtp.opening import Unreachable
+from smtproute.testing.certificates import Authority, CertificateFault
+from smtproute.testing.clock import TurnedClock
+from smtproute.testing.upstream import (
+    Drop,
+    HalfClose,
+    Hang,
+    Plaintext,
+    Rate,
+    Raw,
+    Received,
+    Reset,
+    Rule,
+    Session,
+    Slow,
+    Upstream,
+    Wait,
+    on,
+)
+from smtproute.world import World
 
 CONTENT = b"Subject: hello\r\n\r\n.dot\r\nHello.\r\n"
 
@@ -58,6 +81,28 @@ async def deliver(upstream: Upstream, *recipients: str, content: bytes = CONTENT
     async with client:
         _, said = await client.sendmail("sender@here.test", list(recipients or ("a@there.test",)), content)
         return said
+
+
+async def opened(upstream: Upstream, trusted: ssl.SSLContext | None = None) -> Connection:
+    """Our own client's connection. Raises Unreachable."""
+    return await Connection.open(
+        Server("mx.test", upstream.port),
+        "127.0.0.1",
+        tls=EndpointTls.NEVER if trusted is None else EndpointTls.REQUIRE,
+        context=trusted,
+        helo="relay.test",
+        world=World(),
+    )
+
+
+async def relayed(upstream: Upstream, *recipients: str) -> Dialogue:
+    """One message by our own client."""
+    connection = await opened(upstream)
+    try:
+        mail = Mail(Address.parse("sender@here.test"), tuple(map(Address.parse, recipients or ("a@there.test",))))
+        return await connection.send(mail, CONTENT)
+    finally:
+        connection.abort()
 
 
 async def test_left_alone_it_takes_everything() -> None:
@@ -370,3 +415,218 @@ async def test_waiting_in_vain_ends() -> None:
 def test_a_verb_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match="RCTP"):
         on("RCTP", "550 No")
+
+
+async def test_by_sender_and_recipient_over_the_transaction() -> None:
+    script = [
+        on("MAIL", "550 5.1.8 Not you", sender="bad@here.test"),
+        on("RCPT", "550 5.1.1 Null senders only", recipient="bounces@there.test", sender="*@*.test"),
+        on("DATA", "451 4.3.0 Not with her", recipient="ann@there.test"),
+        on("CONTENT", "554 5.6.0 No", sender="late@here.test"),
+    ]
+    async with Upstream(script) as upstream:
+        begun = b"EHLO x\r\n", b"MAIL FROM:<bad@here.test>\r\n", b"MAIL FROM:<late@here.test>\r\n"
+        ann, bob = b"RCPT TO:<ann@there.test>\r\n", b"RCPT TO:<bob@there.test>\r\n"
+        replies = await converse(upstream, *begun, b"RCPT TO:<bounces@there.test>\r\n", bob, ann, b"DATA\r\n")
+        assert [text[:3] for text in replies[2:]] == ["550", "250", "550", "250", "250", "451"]
+        replies = await converse(upstream, *begun, bob, b"DATA\r\n", b".\r\n")
+        assert [text[:3] for text in replies[2:]] == ["550", "250", "250", "354", "554"]
+        replies = await converse(upstream, b"EHLO x\r\n", b"MAIL FROM:<>\r\n", b"RCPT TO:<bounces@there.test>\r\n")
+        assert replies[-1][:3] == "250"
+
+
+async def test_lmtp_by_recipient_after_the_dot() -> None:
+    script = [on("CONTENT", "452 4.2.2 Full", recipient="b@home.test", sender="s@here.test", times=1)]
+
+    begin = b"MAIL FROM:<s@here.test>\r\nRCPT TO:<a@home.test>\r\nRCPT TO:<b@home.test>\r\nDATA\r\n"
+    async with Upstream(script, lmtp=True) as upstream, telnet(upstream) as (reader, writer):
+        await reply(reader)
+        writer.write(b"LHLO x\r\n")
+        await reply(reader)
+        for second in ("452 4.2.2 Full", "250 2.0.0 Taken"):
+            writer.write(begin)
+            assert [(await reply(reader))[:3] for _ in range(4)] == ["250", "250", "250", "354"]
+            writer.write(CONTENT + b".\r\n")
+            assert [await reply(reader) for _ in range(2)] == ["250 2.0.0 Taken", second]
+        taken = [received.recipients for received in upstream.received]
+    assert taken == [("a@home.test",), ("a@home.test", "b@home.test")]
+
+
+async def test_greylisting_until_the_clock_has_gone_on() -> None:
+    clock = TurnedClock()
+    async with Upstream([on("RCPT", greylist=300)], clock=clock) as upstream:
+        for reply in (Reply(451, "4.7.1", "Greylisted, come back later"), Reply(250, "2.0.0", "Taken")):
+            assert (await relayed(upstream)).answers[0].reply == reply
+            await clock.advance(300)
+
+
+async def test_a_rate_that_was_passed_ends_the_connection() -> None:
+    clock = TurnedClock()
+    async with Upstream([on("MAIL", rate=Rate(2))], clock=clock) as upstream:
+        mail, rset = b"MAIL FROM:<>\r\n", b"RSET\r\n"
+        replies = await converse(upstream, b"EHLO x\r\n", mail, rset, mail, rset, mail, b"NOOP\r\n")
+        assert replies[-2:] == ["421 4.7.0 Too many, come back later", ""]
+        assert [text[:3] for text in replies[2:6]] == ["250"] * 4
+        assert (await relayed(upstream)).answers[0].reply == Reply(421, "4.7.0", "Too many, come back later")
+        await clock.advance(1)
+        assert (await relayed(upstream)).answers[0].reply == Reply(250, "2.0.0", "Taken")
+
+
+async def test_slowly_octet_by_octet() -> None:
+    clock = TurnedClock()
+    script = [on("NOOP", Slow(4), "250-", times=1), on("NOOP", Slow(2), times=1)]
+    async with Upstream(script, clock=clock) as upstream, telnet(upstream) as (reader, writer):
+        await reply(reader)
+        for expected, pause in ((b"250 \r\n", 0.25), (b"250 2.0.0 Ok\r\n", 0.5)):
+            began = clock.now()
+            writer.write(b"NOOP\r\n")
+            for octet in expected:
+                await clock.asleep()
+                await clock.advance(pause)
+                assert await reader.readexactly(1) == bytes([octet])
+            assert clock.now() - began == pytest.approx(pause * len(expected))
+        writer.write(b"WHAT\r\nNOOP\r\n")
+        assert [(await reply(reader))[:3] for _ in range(2)] == ["500", "250"]
+
+
+async def test_our_client_takes_a_slow_reply() -> None:
+    async with Upstream([on("CONTENT", Slow(1000))]) as upstream:
+        assert (await relayed(upstream)).answers[0].reply == Reply(250, "2.0.0", "Taken")
+
+
+async def test_a_client_that_leaves_a_slow_server() -> None:
+    clock = TurnedClock()
+    async with Upstream([on("CONNECT", Slow(1), "220 " + "x" * 10_000)], clock=clock) as upstream:
+        began = clock.now()
+        async with telnet(upstream):
+            await clock.asleep()
+        while upstream.sessions[0].open:
+            await clock.advance(1)
+            await asyncio.sleep(0)
+        assert clock.now() - began < 10_000
+
+
+@pytest.mark.parametrize("said", [(), ("451 4.3.0 Later",)], ids=["silent", "with a reply"])
+async def test_half_closed_it_reads_on(said: tuple[str, ...]) -> None:
+    ended: list[Session] = []
+    async with Upstream([on("MAIL", *said, HalfClose())], on_end=ended.append) as upstream:
+        async with telnet(upstream) as (reader, writer):
+            await reply(reader)
+            writer.write(b"HELO x\r\n")
+            await reply(reader)
+            writer.write(b"MAIL FROM:<>\r\n")
+            assert await reader.read() == b"".join(text.encode() + b"\r\n" for text in said)
+            writer.write(b"x" * 3_000_000)  # more than sockets hold
+            await writer.drain()
+            assert upstream.sessions[0].open
+            assert ended == []
+        await upstream.quiet()
+        assert ended == upstream.sessions
+        assert upstream.sessions[0].transcript[-1].text == "our side is closed"
+        dialogue = await relayed(upstream)
+    assert not dialogue.usable
+    assert [answer.reply for answer in dialogue.answers] == [Reply(451, "4.3.0", "Later") if said else None]
+
+
+async def test_half_closed_under_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    trusted = ssl.create_default_context(cafile=authority.file)
+
+    def talk(port: int) -> bytes:
+        with smtplib.SMTP("localhost", port) as smtp:
+            smtp.starttls(context=trusted)
+            assert smtp.noop()[0] == 250
+            smtp.putcmd("NOOP")
+            try:
+                return smtp.sock.recv(100)
+            except ssl.SSLEOFError:
+                return b""
+
+    script = [on("NOOP", HalfClose(), skip=1)]
+    async with Upstream(script, tls=authority.context("localhost")) as upstream:
+        assert await asyncio.to_thread(talk, upstream.port) == b""
+        await upstream.quiet()
+
+
+async def test_plain_text_after_starttls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    trusted = ssl.create_default_context(cafile=authority.file)
+
+    def talk(port: int) -> None:
+        smtp = smtplib.SMTP("localhost", port)
+        with pytest.raises(ssl.SSLError, match=r"wrong version|record layer"):
+            smtp.starttls(context=trusted)
+        smtp.close()
+
+    async with Upstream([on("STARTTLS", Plaintext())], tls=authority.context("mx.test")) as upstream:
+        await asyncio.to_thread(talk, upstream.port)
+        with pytest.raises(Unreachable, match="TLS handshake failed"):
+            await opened(upstream, trusted)
+        replies = await converse(upstream, b"EHLO x\r\n", b"STARTTLS\r\n", b"\x16\x03\x01", b"NOOP\r\n")
+        assert replies[-3:] == ["220 2.0.0 Go ahead", "500 5.5.2 There is no such command", "250 2.0.0 Ok"]
+        assert not any(session.tls for session in upstream.sessions)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (None, ""),
+        (CertificateFault.EXPIRED, "certificate has expired"),
+        (CertificateFault.WRONG_NAME, "Hostname mismatch"),
+        (CertificateFault.SELF_SIGNED, "self-signed certificate"),
+    ],
+)
+async def test_certificates_with_a_fault(fault: CertificateFault | None, why: str, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    trusted = ssl.create_default_context(cafile=authority.file)
+
+    def talk(port: int) -> str:
+        smtp = smtplib.SMTP("localhost", port)
+        try:
+            smtp.starttls(context=trusted)
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+        finally:
+            smtp.close()
+        return ""
+
+    async with Upstream(tls=authority.context("mx.test", fault=fault, more=["localhost"])) as upstream:
+        assert why in await asyncio.to_thread(talk, upstream.port)
+        if fault is None:
+            (await opened(upstream, trusted)).abort()
+        else:
+            with pytest.raises(Unreachable):
+                await opened(upstream, trusted)
+
+
+async def test_another_script_while_it_runs() -> None:
+    async with Upstream([on("NOOP", "250 one", times=1)]) as upstream, telnet(upstream) as (reader, writer):
+
+        async def noops(number: int) -> list[str]:
+            heard = []
+            for _ in range(number):
+                writer.write(b"NOOP\r\n")
+                heard.append(await reply(reader))
+            return heard
+
+        await reply(reader)
+        assert await noops(2) == ["250 one", "250 2.0.0 Ok"]
+        upstream.script(on("NOOP", "250 two", times=1))
+        assert await noops(2) == ["250 two", "250 2.0.0 Ok"]
+        upstream.script(on("NOOP", "250 two", times=1))
+        assert await noops(2) == ["250 two", "250 2.0.0 Ok"]
+        upstream.script()
+        assert await noops(1) == ["250 2.0.0 Ok"]
+
+
+async def test_a_seed_that_was_read_back_gives_the_same_again() -> None:
+    async def course(*rules: Rule, seed: int | None) -> tuple[int, list[str]]:
+        async with Upstream(rules, seed=seed) as upstream:
+            return upstream.seed, await converse(upstream, *[b"NOOP\r\n"] * 40)
+
+    rule = on("NOOP", "451 4.3.0 Later", chance=0.5)
+    seed, first = await course(rule, seed=None)
+    assert {text[:3] for text in first[1:]} == {"250", "451"}
+    assert await course(rule, seed=seed) == (seed, first)
+    other, second = await course(rule, seed=None)
+    assert (other, second) != (seed, first)

@@ -1,0 +1,43 @@
+"""The JUnit report, as CI servers read it: one test case a scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import PurePath
+from xml.etree import ElementTree
+
+from smtproute.cli.tested import Tested, Verdict
+from smtproute.core.transcript import legible
+
+__all__ = ["junit"]
+
+
+def junit(tested: Sequence[Tested], seconds: float, now: float) -> bytes:
+    """The file. `seconds`: how long all took; `now`: when they began, in seconds since the epoch."""
+    counts = {
+        "tests": str(len(tested)),
+        "failures": str(sum(each.verdict is Verdict.FAILED for each in tested)),
+        "errors": str(sum(each.verdict in (Verdict.BROKEN, Verdict.FAULT) for each in tested)),
+    }
+    time = f"{seconds:.3f}"
+    root = ElementTree.Element("testsuites", name="smtproute test", time=time, **counts)
+    began = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    suite = ElementTree.SubElement(
+        root, "testsuite", name="scenarios", time=time, timestamp=began, hostname="localhost", skipped="0", **counts
+    )
+    for each in tested:
+        path = PurePath(each.file)
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname=".".join(part for part in path.with_suffix("").parts if part != path.anchor),
+            name=legible(each.title or path.name),
+            time=f"{each.seconds:.3f}",
+        )
+        if each.verdict is not Verdict.OK:
+            what = "failure" if each.verdict is Verdict.FAILED else "error"
+            first, *_ = each.told.splitlines() or [""]
+            said = ElementTree.SubElement(case, what, message=legible(first), type=str(each.verdict))
+            said.text = "\n".join(map(legible, each.told.splitlines()))  # XML has no place for controls
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

@@ -1,0 +1,31 @@
+"""What became of one scenario, as `smtproute test` tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["Tested", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """How a scenario ended."""
+
+    OK = "ok"
+    FAILED = "FAILED"
+    BROKEN = "BROKEN"
+    """It cannot be played: the file has mistakes."""
+    FAULT = "FAULT"
+    """Something broke while it was played."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """One file."""
+
+    file: str
+    verdict: Verdict
+    title: str = ""
+    seconds: float = 0.0
+    told: str = ""
+    """Everything there is to say where it is not ok."""

@@ -1,0 +1,359 @@
+"""Bench: one relay on a stage of its own, and what a test asks of it. Everything here runs in the relay's own loop."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from email.message import EmailMessage
+from email.policy import SMTP
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pydantic import TypeAdapter
+
+from smtproute.app import records, usage
+from smtproute.config.schema import Duration
+from smtproute.core.address import Address
+from smtproute.core.envelope import Client, Envelope
+from smtproute.core.event import Event, Happening
+from smtproute.core.permit import admits, trusts
+from smtproute.core.settings import Auth, Listener, ListenerTls, Role
+from smtproute.core.transcript import legible
+from smtproute.intake.explain import Explained, explain
+from smtproute.testing import expect
+from smtproute.testing.arrivals import Arrival
+from smtproute.testing.certificates import Authority
+from smtproute.testing.client import HELO, Sent
+from smtproute.testing.inbox import TIMEOUT, Inbox
+from smtproute.testing.report import MailAssertion, failure
+from smtproute.testing.signer import Signer
+from smtproute.testing.stage import Flow, Stage
+from smtproute.testing.staging import Config
+from smtproute.testing.upstream import Upstream
+from smtproute.trace.text import render
+
+__all__ = ["SENDER", "Bench", "Tls"]
+
+SENDER = "sender@client.test"
+"""Who writes, where a test does not say."""
+
+Tls = Literal["starttls", "implicit"]
+Message = Arrival | Sent | bytes
+"""Something that has the octets of a message."""
+
+_STRANGER = "192.0.2.1"
+"""RFC 5737: nobody's."""
+_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+
+
+class Bench:
+    """Stands from `async with` on."""
+
+    flow: Flow
+    inbox: Inbox
+    """What arrived, as far as this test sees it."""
+
+    def __init__(
+        self, config: Config, *, seed: int, patience: float, now: float | None, authority: Authority | None
+    ) -> None:
+        """See `testing.harness.Harness`."""
+        self.seed = seed
+        self.stage = Stage(seed=seed, patience=patience, now=now, authority=authority)
+        self.token = ""
+        """What the addresses of this test have after their `+`, where the relay is shared with others."""
+        self._config = config
+
+    async def __aenter__(self) -> Self:
+        """Raises config.document.Mistake and app.Refused."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.stage)
+            self.flow = await self.stage.relay(self._config)
+            self.inbox = self.stage.inbox
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    def shared(self, token: str) -> Bench:
+        """The same for one test of several: it sees only mail to or from addresses with its token."""
+        part = copy.copy(self)
+        part.token = token
+        part.inbox = Inbox(self.stage, part._mine, f" with +{token} in its envelope")
+        return part
+
+    # What is asked of the relay
+
+    def settings(self, tls: Tls | None) -> dict[str, Any]:
+        """See `testing.harness.MailRelay`."""
+        listener = self._listener(tls)
+        host, port = self.flow.relay.addresses[listener.name]
+        named = listener.role is Role.SUBMISSION and listener.auth is Auth.ANY
+        user, password = ("app", "secret") if named else ("", "")
+        starttls, implicit = tls == "starttls", tls == "implicit"
+        return {
+            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "EMAIL_HOST": host,
+            "EMAIL_PORT": port,
+            "EMAIL_HOST_USER": user,
+            "EMAIL_HOST_PASSWORD": password,
+            "EMAIL_USE_TLS": starttls,
+            "EMAIL_USE_SSL": implicit,
+            "EMAIL_TIMEOUT": 10,
+            "MAIL_SERVER": host,
+            "MAIL_PORT": port,
+            "MAIL_USERNAME": user,
+            "MAIL_PASSWORD": password,
+            "MAIL_USE_TLS": starttls,
+            "MAIL_USE_SSL": implicit,
+            "MAIL_STARTTLS": starttls,
+            "MAIL_SSL_TLS": implicit,
+            "MAIL_SUPPRESS_SEND": False,
+        }
+
+    async def send(
+        self,
+        content: bytes | str | EmailMessage | None = None,
+        *,
+        to: str | Sequence[str],
+        sender: str = SENDER,
+        listener: str | None = None,
+        client: str | None = None,
+        helo: str = HELO,
+        login: tuple[str, str] | None = None,
+        tls: bool = False,
+    ) -> Sent:
+        """Sends a message to the relay, and answers with what the client heard, refusals among it.
+
+        Octets go as they are, a text with CRLF for its line ends; None: a short letter. An empty `sender` is the null
+        one. `listener`: its name; None: the first one. `client`: the IP address that the relay takes the client for.
+        Raises KeyError where there is no such listener, TimeoutError where a reply does not come.
+        """
+        return await self.flow.send(
+            _content(content),
+            sender=sender,
+            to=to,
+            listener=listener,
+            client=client,
+            helo=helo,
+            login=login,
+            tls=tls,
+        )
+
+    async def configure(self, config: Config) -> None:
+        """From now on this is the configuration, by a reload. Raises config.document.Mistake, and app.Refused where
+        the relay keeps the old one."""
+        await self.flow.configure(config)
+
+    async def quiet(self, timeout: float = TIMEOUT) -> None:
+        """Until no session is open and no delivery is due or under way. Raises TimeoutError after so many seconds."""
+        await self.stage.quiet(timeout)
+
+    async def explain(
+        self, *addresses: str, sender: str = "", client: str = "", listener: str = "", login: str = ""
+    ) -> str:
+        """Where mail would go, rule by rule, as `smtproute explain` prints it; nothing is sent.
+
+        The listener is the first one, unless it is named; `client` is the IP address of who speaks to it. Raises
+        core.address.AddressError, LookupError.
+        """
+        explained = await self._explained(addresses, sender, client, listener, login)
+        return "\n".join(legible(line) for each in explained for line in each.lines())
+
+    async def trace(self, message: str) -> str:
+        """What became of a message, by its queue id: every step, both dialogues."""
+        return "\n".join(render(await self.flow.trace(message)))
+
+    async def advance(self, time: str | float) -> None:
+        """Lets time pass, "5d" or seconds: each retry happens at its hour. Raises ValueError for no such time."""
+        seconds = TypeAdapter(Duration).validate_python(time) if isinstance(time, str) else time
+        await self.flow.advance(seconds)
+
+    async def upstream(self, name: str) -> tuple[str, Upstream]:
+        """A server by its host name or its endpoint's name, which is then the name of its inbox too.
+
+        Raises LookupError.
+        """
+        upstreams, endpoints = self.stage.upstreams, self.flow.snapshot.settings.endpoints
+        known = ", ".join([*endpoints, *upstreams]) or "none"
+        if not name:
+            if len(upstreams) != 1:
+                raise LookupError(f"which upstream is meant? There are: {known}")
+            return next(iter(upstreams.items()))
+        if name in endpoints:
+            servers = endpoints[name].servers
+            if not servers:
+                raise LookupError(f"the endpoint {name} sends to the servers that DNS names: ask for one by its host")
+            return name, upstreams[servers[0].host.lower()]
+        host = name.lower()
+        if host not in upstreams:
+            if _HOST.fullmatch(host) is None:
+                raise LookupError(f"{name} is no endpoint and no host name. There are: {known}")
+            await self.stage.upstream(host)
+        return host, upstreams[host]
+
+    async def signer(self, domain: str, selector: str) -> Signer:
+        """A key of somebody else's, published."""
+        return Signer(self.stage.signer(domain, selector), self.flow)
+
+    # What is claimed of it
+
+    async def assert_route(
+        self,
+        address: str,
+        *,
+        mailbox: str | Sequence[str] = (),
+        endpoint: tuple[str, str] | Sequence[tuple[str, str]] = (),
+        capture: str | Sequence[str] = (),
+        held: str | Sequence[str] = (),
+        bounce: str | Sequence[str] = (),
+        refused: str = "",
+        sender: str = "",
+        client: str = "",
+        listener: str = "",
+        login: str = "",
+    ) -> None:
+        """That mail to this address goes exactly there: to each of these mailboxes, endpoints (name and address),
+        captures, and nowhere else; or that it is `refused` with this reply.
+
+        Who sends it is as in `explain`. Raises MailAssertion.
+        """
+        (explained,) = await self._explained([address], sender, client, listener, login)
+        expect.assert_route(
+            explained,
+            mailbox=mailbox,
+            endpoint=endpoint,
+            capture=capture,
+            held=held,
+            bounce=bounce,
+            refused=refused,
+            seed=self.seed,
+        )
+
+    async def assert_arc(
+        self,
+        message: Message,
+        *,
+        cv: str | None = "pass",
+        i: int = 1,
+        domain: str | None = None,
+        selector: str | None = None,
+    ) -> None:
+        """That the newest ARC set of a message is the `i`-th, says `cv`, is by this key, and that the chain verifies.
+
+        Raises MailAssertion.
+        """
+        lookup = records(self.flow.snapshot.settings, self.flow.world)
+        judged = expect.assert_arc(_octets(message), lookup, cv=cv, i=i, domain=domain, selector=selector)
+        await self._told(judged, [message])
+
+    async def assert_unchanged(self, sent: Message, received: Message, *, without: Iterable[str] = ()) -> None:
+        """That a message is byte for byte what was sent, but for header fields put in front of it.
+
+        `without` names header fields that were to be removed. Raises MailAssertion.
+        """
+
+        async def compared() -> None:
+            expect.assert_unchanged(_octets(sent), _octets(received), without=without)
+
+        await self._told(compared(), [received, sent])
+
+    async def report(self, headline: str = "", messages: Iterable[str] = ()) -> str:
+        """What arrived, the traces of these messages (queue ids; none: of all, the latest first), and the seed."""
+        wanted = [message for message in messages if message] or [*reversed(await self._received())]
+        traces = [await self.flow.trace(message) for message in dict.fromkeys(wanted)]
+        return failure(headline, arrivals=self.inbox.messages, traces=traces, seed=self.seed).lstrip("\n")
+
+    async def _told(self, judged: Awaitable[None], messages: Sequence[Message]) -> None:
+        """What a comparison says of these messages, with what arrived and what became of them. Raises MailAssertion."""
+        try:
+            await judged
+        except MailAssertion as failed:
+            raise MailAssertion(await self.report(str(failed), map(_queue_id, messages))) from None
+
+    async def _explained(
+        self, addresses: Sequence[str], sender: str, client: str, listener: str, login: str
+    ) -> list[Explained]:
+        snapshot, now = self.flow.snapshot, self.flow.world.clock.now()
+        envelope = self._envelope(sender, client, listener, login)
+        recipients = [Address.parse(address) for address in addresses]
+        lookup, candidates = records(snapshot.settings, self.flow.world), self.flow.relay.endpoints.candidates
+        with usage(snapshot.settings) as held:
+            return await explain(snapshot, candidates, held, envelope, recipients, now, lookup)
+
+    def _envelope(self, sender: str, client: str, listener: str, login: str) -> Envelope:
+        snapshot = self.flow.snapshot
+        listeners = snapshot.settings.listeners
+        known = ", ".join(listeners)
+        if listener and listener not in listeners:
+            raise LookupError(f"there is no listener {listener}. There are: {known}")
+        chosen = listeners[listener or next(iter(listeners))]
+        ip = client or (_STRANGER if admits(chosen, _STRANGER) else "127.0.0.1")
+        who = Client(ip, 0, chosen.name, chosen.role, trusts(chosen, ip))
+        if login and chosen.auth is Auth.ANY:
+            who = replace(who, named=login)
+        elif login:
+            found = snapshot.logins.get(Address.parse(login).key)
+            if found is None:
+                raise LookupError(f"nobody logs in as {login}")
+            who = replace(who, login=found.name)
+        return Envelope(who, Address.parse(sender) if sender else None)
+
+    def _listener(self, tls: Tls | None) -> Listener:
+        """The listener for an application's mail: one that relays for it rather than one for strangers."""
+        listeners = self.flow.snapshot.settings.listeners.values()
+        wanted = {
+            None: (ListenerTls.NONE, ListenerTls.STARTTLS),
+            "starttls": (ListenerTls.STARTTLS,),
+            "implicit": (ListenerTls.IMPLICIT,),
+        }[tls]
+        fit = [each for each in listeners if each.tls in wanted]
+        if not fit:
+            known = ", ".join(f"{each.name} (tls = {each.tls})" for each in listeners)
+            raise LookupError(f"no listener is for tls = {tls!r}. There are: {known}")
+        return min(fit, key=lambda each: each.role is Role.INBOUND)
+
+    def _mine(self, addresses: Iterable[str]) -> bool:
+        # In a sender that SRS has rewritten the token ends the local part.
+        has = re.compile(rf"\+{self.token}(?![a-z0-9])", re.IGNORECASE)
+        return not self.token or any(has.search(address) for address in addresses)
+
+    async def _received(self) -> list[str]:
+        """The queue ids of the messages so far that concern this test."""
+        envelopes: dict[str, list[str]] = {}
+        for event in self.flow.journal.events:
+            match event:
+                case Event(what=Happening.RECEIVED):
+                    envelopes[event.message] = [event.facts["sender"]]
+                case Event(what=Happening.PLANNED):
+                    envelopes[event.message].append(event.facts["recipient"])
+        return [message for message, addresses in envelopes.items() if self._mine(addresses)]
+
+
+def _content(written: bytes | str | EmailMessage | None) -> bytes | None:
+    match written:
+        case str():
+            return re.sub(r"\r?\n", "\r\n", written).encode()
+        case EmailMessage():
+            return written.as_bytes(policy=SMTP)
+        case _:
+            return written
+
+
+def _octets(message: Message) -> bytes:
+    return message if isinstance(message, bytes) else message.content
+
+
+def _queue_id(message: Message) -> str:
+    match message:
+        case Arrival():
+            return message.message
+        case Sent():
+            return message.id
+        case _:
+            return ""

@@ -1,0 +1,57 @@
+"""Pattern: how a text of a test is compared with what was said."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pcre2
+
+from smtproute.core.aliases import PatternError, compile_pattern
+from smtproute.core.reply import Reply
+
+__all__ = ["Pattern"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A text; with `*`, which stands for any text; or `regex:PATTERN`, which must match the whole."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Raises ValueError for a regular expression that is none."""
+        if text.startswith("regex:"):
+            try:
+                _compiled(text)
+            except PatternError as error:
+                raise ValueError(f"the pattern does not compile: {error}.") from None
+        return cls(text)
+
+    def holds(self, said: str) -> bool:
+        """Whether this is what was said."""
+        if self.text.startswith("regex:"):
+            try:
+                return _compiled(self.text).match(said.encode("utf-8", "backslashreplace")) is not None
+            except pcre2.LibraryError:  # it passed its match limit
+                return False
+        wanted = ".*".join(map(re.escape, self.text.split("*")))
+        return re.fullmatch(wanted, said, re.DOTALL) is not None
+
+    def answers(self, reply: Reply | str) -> bool:
+        """Whether this is the reply, or the code, or code and enhanced code, with which it begins."""
+        said = str(reply)
+        return self.holds(said) or (
+            re.fullmatch(r"[2-5]\d\d(?: [245]\.\d+\.\d+)?", self.text) is not None and said.startswith(f"{self.text} ")
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _compiled(text: str) -> pcre2.Pattern:
+    """Raises PatternError."""
+    written, options = text.removeprefix("regex:"), pcre2.DOTALL | pcre2.UNICODE
+    compile_pattern(written, options)  # as it was written, so that an error names the right place
+    return compile_pattern(f"(?:{written})\\z", options)

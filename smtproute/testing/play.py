@@ -1,0 +1,322 @@
+"""Play: one scenario on a stage of its own, from its first explanation to what its servers have had in the end.
+
+result = await play(read(Path("tests/scenarios/forward.toml")))
+assert result.passed, result.report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from smtproute.config.document import Location, Mistake
+from smtproute.core.event import Event
+from smtproute.core.message import apply
+from smtproute.core.settings import ListenerTls
+from smtproute.intake.speaker import SpeakerFault
+from smtproute.spool.queue import SpoolFailed
+from smtproute.testing.acceptance import accepted, accepted_replies, accepted_routes
+from smtproute.testing.certificates import Authority
+from smtproute.testing.client import Sent, letter
+from smtproute.testing.comparison import Expected, compared, unanswered
+from smtproute.testing.expect import misrouted
+from smtproute.testing.outcome import Copy, copies
+from smtproute.testing.report import failure
+from smtproute.testing.scenario import ExplainTable, MessageTable, Scenario, Status, referred
+from smtproute.testing.seals import judged
+from smtproute.testing.sessions import dialogues
+from smtproute.testing.signer import Signer
+from smtproute.testing.stage import Flow, Stage
+from smtproute.testing.surroundings import Surroundings
+from smtproute.testing.update import Change, Put
+from smtproute.world import SystemClock
+
+__all__ = ["Result", "play"]
+
+_HERE = "127.0.0.1"
+"""Whose mail is explained where nothing is said of that: this machine's."""
+
+
+@dataclass(slots=True)
+class _Played:
+    """One message, as it went."""
+
+    number: int
+    """From 1."""
+    message: MessageTable
+    sent: tuple[Sent, ...] = ()
+    """Each of its copies."""
+    at: float = 0.0
+    """When the first was sent, in seconds since the epoch, on the stage's clock."""
+    copies: tuple[Copy, ...] = ()
+    """Every delivery that came or stood otherwise when the message was done. Where the next one did not wait, those
+    stand with the one that did."""
+
+    @property
+    def location(self) -> Location:
+        """Where it stands in its file."""
+        return "message", self.number - 1
+
+    @property
+    def told(self) -> str:
+        """What reports call it."""
+        return f"message {self.number} ({self.message.name})" if self.message.name else f"message {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a scenario."""
+
+    scenario: Scenario
+    failures: tuple[str, ...]
+    """What is not as it was expected, a text each."""
+    report: str
+    """The same with all that explains it; "" where it passed."""
+    changes: tuple[Change, ...]
+    """With these changes of its expectations it would have passed."""
+    seconds: float
+    """How long it took, on the machine's clock."""
+    transcript: str
+    """What was said in all sessions, without times, queue ids and ports: one seed, one text."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is as it was expected."""
+        return not self.failures
+
+
+async def play(scenario: Scenario, *, seed: int | None = None, authority: Authority | None = None) -> Result:
+    """Plays a scenario. `seed` takes the place of its own; `authority` may be one that others use too.
+
+    Raises config.document.Mistake for a configuration that cannot be used.
+    """
+    clock = SystemClock()
+    began = clock.monotonic()
+    now = scenario.now.timestamp() if scenario.now is not None else None
+    seed = scenario.seed if seed is None else seed
+    async with Stage(seed=seed, now=now, patience=scenario.patience, authority=authority) as stage:
+        with Surroundings(scenario, stage) as surroundings:
+            await surroundings.set_up()
+            playing = _Playing(scenario, stage, surroundings)
+            await playing.run()
+            report, servers = playing.report(), surroundings.servers
+    return Result(
+        scenario,
+        tuple(playing.failures),
+        report,
+        tuple(playing.changes),
+        clock.monotonic() - began,
+        dialogues([sent.transcript for played in playing.played for sent in played.sent], servers),
+    )
+
+
+class _Playing:
+    """One scenario, while it is played."""
+
+    def __init__(self, scenario: Scenario, stage: Stage, surroundings: Surroundings) -> None:
+        self.failures: list[str] = []
+        self.played: list[_Played] = []
+        self.changes: list[Change] = []
+        self._scenario = scenario
+        self._stage = stage
+        self._surroundings = surroundings
+        self._waiting: list[_Played] = []
+        """Messages whose expectations were not looked at yet."""
+        self._known: dict[tuple[str, str, int], Copy] = {}
+        """Every delivery, as it stood when it was looked at last."""
+        self._concerned: dict[str, str] = {}
+        """The messages that failures are about, by queue id, each with its relay."""
+
+    async def run(self) -> None:
+        """Everything, in order."""
+        for number, table in enumerate(self._scenario.explain):
+            await self._explain(number, table)
+        for message in self._scenario.message:
+            await self._message(message)
+        if self._waiting:
+            await self._settled(self._waiting[-1].message)
+        self.failures += self._surroundings.failed
+        self._arrived()
+
+    def report(self) -> str:
+        """Why it failed; "" where it did not."""
+        if not self.failures:
+            return ""
+        arrivals = self._stage.arrivals.all if self.played else None
+        return failure(
+            "\n".join(self.failures),
+            arrivals=arrivals,
+            traces=[_events(self._stage.flows[relay], message) for message, relay in self._concerned.items()],
+            seed=self._stage.seed,
+        )
+
+    async def _explain(self, number: int, table: ExplainTable) -> None:
+        flow = self._stage.flows[table.relay]
+        sender = self._sender(table.sender)
+        try:
+            (explained,) = await flow.explain(
+                str(table.address),
+                sender=sender,
+                client=table.client or _HERE,
+                listener=table.listener or None,
+                login=str(table.login) if table.login is not None else None,
+            )
+        except SpeakerFault as fault:
+            raise Mistake(f"{self._scenario.shown}: explain[{number}].{fault.named}: {fault}") from None
+        if wrong := misrouted(explained, table.routes, table.reply):
+            self.failures.append(wrong)
+            self.changes += accepted_routes(("explain", number), explained)
+
+    async def _message(self, message: MessageTable) -> None:
+        """One message, up to the look at what became of it, unless the next does not wait for that."""
+        flow = self._stage.flows[message.relay]
+        await self._surroundings.change(flow, message.before)
+        played = _Played(len(self.played) + 1, message, at=self._stage.clock.now())
+        self.played.append(played)
+        self._waiting.append(played)
+        to = [self._sender(each) for each in message.to]
+        sender = self._sender(message.sender)
+        content = await self._content(flow, message, sender, to)
+        for _ in range(message.copies):
+            played.sent += (await self._send(flow, message, content, sender, to),)
+        for sent in played.sent:
+            wrong = unanswered(message, _replies(message, to, sent))
+            self.failures += [f"{played.told}: {each.text}" for each in wrong]
+            if sent is played.sent[0]:
+                self.changes += accepted_replies(played.location, wrong, message.replies)
+        if message.wait:
+            await self._settled(message)
+
+    async def _send(
+        self, flow: Flow, message: MessageTable, content: bytes | None, sender: str, to: Sequence[str]
+    ) -> Sent:
+        listeners = flow.snapshot.settings.listeners
+        listener = listeners.get(message.listener or next(iter(listeners)))
+        if listener is None:
+            known = f"The configuration has {', '.join(listeners)}."
+            at = f"message[{len(self.played) - 1}].listener"
+            raise Mistake(f"{self._scenario.shown}: {at}: there is no listener {message.listener!r}. {known}")
+        tls = message.tls
+        if tls is None:
+            tls = message.login is not None and listener.tls is ListenerTls.STARTTLS
+        return await flow.send(
+            content,
+            sender=sender,
+            to=to,
+            listener=listener.name,
+            client=message.client,
+            helo=message.helo,
+            login=message.login,
+            tls=tls,
+        )
+
+    async def _content(self, flow: Flow, message: MessageTable, sender: str, to: Sequence[str]) -> bytes | None:
+        """What is sent, signed and sealed; None: what the client makes itself."""
+        content = self._scenario.content(message)
+        if content is None and (message.sign or message.seal or message.size):
+            chance = self._stage.chance.getrandbits(64)
+            content = letter(sender, to, at=self._stage.clock.now(), id=f"{chance:016x}", size=message.size)
+        if content is None:
+            return None
+        for domain in message.sign:
+            content = await Signer(self._surroundings.keys[domain], flow).sign(content)
+        for domain in message.seal:
+            content = await Signer(self._surroundings.keys[domain], flow).seal(content, message.results)
+        return content
+
+    async def _settled(self, last: MessageTable) -> None:
+        """Looks at what became of all messages that wait for it, once so much time has passed as the last one wants."""
+        within = self._scenario.within if last.within is None else last.within
+        await self._stage.flows[last.relay].advance(within)
+        fresh = await self._fresh()
+        self._known |= {(copy.relay, copy.message, copy.number): copy for copy in fresh}
+        self._waiting[-1].copies = tuple(fresh)
+        expected = [
+            Expected(
+                table,
+                table.relay or each.message.relay,
+                tuple(sent.content for sent in each.sent),
+                each.at,
+                (*each.location, "expect", place),
+            )
+            for each in self._waiting
+            for place, table in enumerate(each.message.expect)
+            for _ in range(table.copies or each.message.copies)
+        ]
+        found = compared(expected, fresh, nothing_else=self._scenario.nothing_else)
+        latest = self._waiting[-1]
+        self.changes += accepted(latest.location, latest.message.relay, found)
+        told = " and ".join(each.told for each in self._waiting)
+        for mismatch in found:
+            self.failures.append(f"{told}: {mismatch.text}")
+            self._concerned |= {copy.message: copy.relay for copy in mismatch.copies}
+        self._waiting = []
+
+    async def _fresh(self) -> list[Copy]:
+        """Every delivery of every relay that was not there at the last look, or stood otherwise."""
+        found: list[Copy] = []
+        with ThreadPoolExecutor(1) as pool:
+            for flow in self._stage.flows.values():
+                lookup = flow.lookup
+                fresh = filter(self._is_new, copies(flow.name, flow.journal.events, self._stage.arrivals.all))
+                found += [await judged(await _whole(flow, copy), lookup, pool) for copy in fresh]
+        return found
+
+    def _is_new(self, copy: Copy) -> bool:
+        before = self._known.get((copy.relay, copy.message, copy.number))
+        return before is None or (before.status, before.place) != (copy.status, copy.place)
+
+    def _arrived(self) -> None:
+        """Looks at what servers have had."""
+        for host, table in self._scenario.arrived.items():
+            standing = self._surroundings.servers.get(host, ())
+            had = {
+                "messages": sum(len(each.received) for each in standing),
+                "connections": sum(each.connections for each in standing),
+            }
+            for what, count in had.items():
+                wanted = getattr(table, what)
+                if wanted is not None and count != wanted:
+                    self.failures.append(f"expected {host} to have had {wanted} {what}: it had {count}")
+                    self.changes.append(Put(("arrived", host, what), count))
+
+    def _sender(self, text: str) -> str:
+        """An address of a message; in place of "{1.sender}" the reverse-path with which the first one arrived."""
+        name = referred(text)
+        if name is None:
+            return text
+        for played in self.played:
+            if name in (str(played.number), played.message.name):
+                arrived = [copy.sender for copy in played.copies if copy.server and copy.content is not None]
+                return arrived[0] if arrived else ""
+        return ""
+
+
+def _replies(message: MessageTable, to: Sequence[str], sent: Sent) -> dict[str, str]:
+    """What the client heard, by step and by recipient as the scenario has it; "" where it should have heard something
+    and did not."""
+    heard: dict[str, str] = {}
+    steps = {"CONNECT": "CONNECT", **({"AUTH": "AUTH"} if message.login else {}), "MAIL": "MAIL"}
+    for step in steps:
+        heard[step] = sent.replies.get(step, "")
+        if heard[step][:1] != "2":
+            return heard
+    heard |= {written: sent.replies.get(each, "") for written, each in zip(message.to, to, strict=True)}
+    if any(heard[written][:1] == "2" for written in message.to):
+        heard["DATA"] = sent.replies.get("DATA", "")
+    return heard
+
+
+def _events(flow: Flow, message: str) -> list[Event]:
+    return [event for event in flow.journal.events if event.message == message]
+
+
+async def _whole(flow: Flow, copy: Copy) -> Copy:
+    """The copy with its content, also where another relay took it, which is no server of the stage."""
+    if copy.content is not None or copy.edit is None or copy.status is not Status.DELIVERED:
+        return copy
+    with suppress(SpoolFailed):  # it is kept for a time only
+        return replace(copy, content=apply(copy.edit, await flow.relay.spool.content(copy.message)))
+    return copy

@@ -1,0 +1,217 @@
+"""Thread: what lives in an event loop of its own thread, and how other threads and other loops ask something of it.
+
+A core is a class of coroutines that run in that loop. Its face is the same for those outside, written once:
+
+    class MailInbox(Face[Inbox, M]):
+        wait_for = Call(Inbox.wait_for)
+
+    inbox.wait_for(to="anna@example.org")             # a MailInbox[Blocking]: waits for it here
+    await inbox.aio.wait_for(to="anna@example.org")   # its MailInbox[Aio]: the same as a coroutine, from any loop
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, overload
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # typing's has no default before Python 3.13
+else:
+    from typing import TypeVar
+
+__all__ = ["Aio", "Aside", "Blocking", "Call", "Face", "NotRunning", "aside"]
+
+_NAME = "smtproute"
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+
+class NotRunning(RuntimeError):
+    """It was asked before it began, or after it ended."""
+
+
+class Blocking:
+    """The face whose calls wait for the result."""
+
+
+class Aio:
+    """The face whose calls are coroutines."""
+
+
+if TYPE_CHECKING:
+    M = TypeVar("M", default=Blocking)
+else:
+    M = TypeVar("M")
+
+
+class Aside:
+    """A context that is entered and left by one task of the loop aside, which also hears what goes wrong in it."""
+
+    def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
+        self._context = context
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._over = False
+        self._life: Future[None] | None = None
+
+    def start(self) -> None:
+        """Returns when the context was entered. Raises what entering it raises."""
+        self._loop = _loop()
+        self._leave = asyncio.Event()
+        entered: Future[None] = Future()
+        self._life = asyncio.run_coroutine_threadsafe(self._live(entered), self._loop)
+        wait([entered, self._life], return_when=FIRST_COMPLETED)
+        if self._life.done():
+            self._life.result()
+
+    def stop(self) -> None:
+        """Returns when the context was left. Raises what went wrong in it."""
+        if self._life is not None:
+            self._loop.call_soon_threadsafe(self._leave.set)
+            self._life.result()
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What it died of."""
+        return self._life.exception() if self._life is not None and self._life.done() else None
+
+    def block(self, work: Coroutine[Any, Any, R]) -> R:
+        """Runs it in the loop aside and waits for the result. Raises what it raises, NotRunning, also with what the
+        context died of meanwhile."""
+        __tracebackhide__ = True
+        asked = self._begin(work)
+        try:
+            return asked.result()
+        except AssertionError as failed:
+            raise failed.with_traceback(None) from None  # the test's own line tells where
+        except CancelledError:
+            assert self._life is not None
+            wait([self._life])
+            raise self._gone() from self.fault
+        finally:
+            asked.cancel()  # where the one who waits was interrupted
+
+    async def hop(self, work: Coroutine[Any, Any, R]) -> R:
+        """The same as a coroutine, from any loop."""
+        __tracebackhide__ = True
+        if asyncio.get_running_loop() is getattr(self, "_loop", None):
+            return await work
+        asked = self._begin(work)
+        try:
+            return await asyncio.wrap_future(asked)
+        except AssertionError as failed:
+            raise failed.with_traceback(None) from None
+        except asyncio.CancelledError:
+            if not self._over:
+                raise
+            assert self._life is not None
+            await asyncio.wait([asyncio.wrap_future(self._life)])
+            raise self._gone() from self.fault
+
+    def _begin(self, work: Coroutine[Any, Any, R]) -> Future[R]:
+        if self._life is None or self._life.done():
+            work.close()
+            raise self._gone() from self.fault
+        if threading.current_thread().name == _NAME:
+            work.close()
+            raise RuntimeError("the relay's own thread cannot wait for itself: use .aio there")
+        return asyncio.run_coroutine_threadsafe(self._called(work), self._loop)
+
+    async def _called(self, work: Coroutine[Any, Any, R]) -> R:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._over:
+            work.close()
+            raise asyncio.CancelledError
+        self._calls.add(task)
+        try:
+            return await work
+        finally:
+            self._calls.discard(task)
+
+    async def _live(self, entered: Future[None]) -> None:
+        async with self._context:
+            entered.set_result(None)
+            try:
+                await self._leave.wait()
+            finally:
+                self._over = True
+                for task in self._calls:
+                    task.cancel()
+
+    def _gone(self) -> NotRunning:
+        fault = self.fault
+        return NotRunning("it is not running" if fault is None else f"it died of {fault!r}")
+
+
+class Face(Generic[C, M]):
+    """What those outside have of a core."""
+
+    def __init__(self, core: C, aside: Aside, *, waits: bool = True) -> None:
+        self._core = core
+        self._aside = aside
+        self._waits = waits
+
+    def _ask(self, work: Coroutine[Any, Any, R]) -> Any:
+        """Its result, or the coroutine of it."""
+        __tracebackhide__ = True
+        return self._aside.block(work) if self._waits else self._aside.hop(work)
+
+
+class Call(Generic[C, P, R]):
+    """A method of a face that is a coroutine method of its core."""
+
+    def __init__(self, method: Callable[Concatenate[C, P], Coroutine[Any, Any, R]]) -> None:
+        self._method = method
+
+    @classmethod
+    def plain(cls, method: Callable[Concatenate[C, P], R]) -> Call[C, P, R]:
+        """For one that is no coroutine."""
+
+        async def called(core: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            return method(core, *args, **kwargs)
+
+        return Call(functools.update_wrapper(called, method))
+
+    @overload
+    def __get__(self, face: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, face: Face[C, Blocking], owner: type) -> Callable[P, R]: ...
+
+    @overload
+    def __get__(self, face: Face[C, Aio], owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+    def __get__(self, face: Face[C, Any] | None, owner: type) -> Any:
+        method = self._method
+        if face is None:
+            return method  # for who reads its docstring
+
+        @functools.wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            __tracebackhide__ = True
+            return face._ask(method(face._core, *args, **kwargs))
+
+        return call
+
+
+def aside(work: Coroutine[Any, Any, R]) -> R:
+    """Runs it in the loop aside, and waits for its result."""
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The one loop of the process, in a thread that ends with it."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=_NAME, daemon=True).start()
+    return loop
+
+
+os.register_at_fork(after_in_child=_loop.cache_clear)  # a thread stays behind with its parent
