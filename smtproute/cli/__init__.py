@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from smtproute import __version__
-from smtproute.cli import accounts, check, demo, endpoints, explain, keys, queue, serve, trace, upstream, verify
+from smtproute.cli import accounts, check, demo, endpoints, explain, keys, queue, serve, test, trace, upstream, verify
 
 __all__ = ["main"]
 
@@ -57,6 +57,7 @@ app.command("accounts")(accounts.command)
 app.command("trace")(trace.command)
 app.command("verify")(verify.command)
 app.command("upstream")(upstream.command)
+app.command("test")(test.command)
 app.add_typer(queue.app, name="queue")
 app.add_typer(keys.app, name="keys")
 

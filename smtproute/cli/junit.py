@@ -19,13 +19,13 @@ def junit(tested: Sequence[Tested], seconds: float, now: float) -> bytes:
         "tests": str(len(tested)),
         "failures": str(sum(each.verdict is Verdict.FAILED for each in tested)),
         "errors": str(sum(each.verdict in (Verdict.BROKEN, Verdict.FAULT) for each in tested)),
+        "skipped": "0",
+        "time": f"{seconds:.3f}",
     }
-    time = f"{seconds:.3f}"
-    root = ElementTree.Element("testsuites", name="smtproute test", time=time, **counts)
+    root = ElementTree.Element("testsuites", {"name": "smtproute test", **counts})
     began = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    suite = ElementTree.SubElement(
-        root, "testsuite", name="scenarios", time=time, timestamp=began, hostname="localhost", skipped="0", **counts
-    )
+    about = {"name": "scenarios", "timestamp": began, "hostname": "localhost"}
+    suite = ElementTree.SubElement(root, "testsuite", {**about, **counts})
     for each in tested:
         path = PurePath(each.file)
         case = ElementTree.SubElement(
@@ -40,4 +40,5 @@ def junit(tested: Sequence[Tested], seconds: float, now: float) -> bytes:
             first, *_ = each.told.splitlines() or [""]
             said = ElementTree.SubElement(case, what, message=legible(first), type=str(each.verdict))
             said.text = "\n".join(map(legible, each.told.splitlines()))  # XML has no place for controls
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document

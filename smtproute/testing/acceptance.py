@@ -10,7 +10,7 @@ from smtproute.intake.explain import Explained
 from smtproute.testing.comparison import Difference, Mismatch, coded
 from smtproute.testing.expect import route
 from smtproute.testing.outcome import Copy
-from smtproute.testing.scenario import Place, Status
+from smtproute.testing.scenario import ExplainTable, Place, Status
 from smtproute.testing.update import Append, Change, Put, Remove
 
 __all__ = ["accepted", "accepted_replies", "accepted_routes"]
@@ -19,12 +19,11 @@ _USUAL = {Place.HELD: Status.HELD, Place.BOUNCE: Status.FAILED}
 """What an expectation means that names no status; of all others it is delivered."""
 
 
-def accepted_routes(at: Location, explained: Explained) -> list[Change]:
+def accepted_routes(at: Location, table: ExplainTable, explained: Explained) -> Iterator[Change]:
     """For the table of an explanation: its reply and its routes."""
-    return [
-        Put((*at, "reply"), coded(str(explained.plan.reply))),
-        Put((*at, "routes"), [route(leg.delivery) for leg in explained.legs]),
-    ]
+    yield Put((*at, "routes"), [route(leg.delivery) for leg in explained.legs])
+    if not table.reply.answers(explained.plan.reply):
+        yield Put((*at, "reply"), coded(str(explained.plan.reply)))
 
 
 def accepted_replies(at: Location, differences: Iterable[Difference], written: Iterable[str]) -> Iterator[Change]:

@@ -158,9 +158,8 @@ class Arrivals:
         for flow in self._stage.flows.values() if message else ():
             plans = _plans(await flow.trace(message))
             going = {each["address"].lower(): each for plan in plans for each in plan["deliveries"] if _leaves(each)}
-            if (
-                not wanted or not wanted <= going.keys()
-            ):  # it may have passed a relay on its way to somebody who sent it here
+            # Else it may have passed the relay on its way to somebody who sent it here.
+            if not wanted or not wanted <= going.keys():
                 continue
             first = going[received.recipients[0].lower()]
             return Arrival(

@@ -6,7 +6,6 @@ import copy
 import re
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from email.message import EmailMessage
 from email.policy import SMTP
 from types import TracebackType
@@ -17,12 +16,11 @@ from pydantic import TypeAdapter
 from smtproute.app import records, usage
 from smtproute.config.schema import Duration
 from smtproute.core.address import Address
-from smtproute.core.envelope import Client, Envelope
 from smtproute.core.event import Event, Happening
-from smtproute.core.permit import admits, trusts
 from smtproute.core.settings import Auth, Listener, ListenerTls, Role
 from smtproute.core.transcript import legible
 from smtproute.intake.explain import Explained, explain
+from smtproute.intake.speaker import speaker
 from smtproute.testing import expect
 from smtproute.testing.arrivals import Arrival
 from smtproute.testing.certificates import Authority
@@ -44,8 +42,6 @@ Tls = Literal["starttls", "implicit"]
 Message = Arrival | Sent | bytes
 """Something that has the octets of a message."""
 
-_STRANGER = "192.0.2.1"
-"""RFC 5737: nobody's."""
 _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 
 
@@ -159,8 +155,7 @@ class Bench:
     ) -> str:
         """Where mail would go, rule by rule, as `smtproute explain` prints it; nothing is sent.
 
-        The listener is the first one, unless it is named; `client` is the IP address of who speaks to it. Raises
-        core.address.AddressError, LookupError.
+        Who speaks is as in `intake.speaker`; an empty `sender` is the null one. Raises AddressError, SpeakerFault.
         """
         explained = await self._explained(addresses, sender, client, listener, login)
         return "\n".join(legible(line) for each in explained for line in each.lines())
@@ -239,23 +234,25 @@ class Bench:
         self,
         message: Message,
         *,
-        cv: str | None = "pass",
-        i: int = 1,
+        cv: str | None = None,
+        i: int | None = None,
         domain: str | None = None,
         selector: str | None = None,
     ) -> None:
-        """That the newest ARC set of a message is the `i`-th, says `cv`, is by this key, and that the chain verifies.
+        """That the newest ARC set of a message is so, and that the chain verifies as it arrived.
 
-        Raises MailAssertion.
+        `i` is its instance; 0: there is no ARC field. `cv` is what its seal says of the chain before it: "none" of the
+        first set, "pass", or "fail", which ends the chain, so that the newest set alone must verify (RFC 8617 5.1.2).
+        `domain` and `selector` are those of its seal. None is anything. Raises MailAssertion, AddressError.
         """
         lookup = records(self.flow.snapshot.settings, self.flow.world)
         judged = expect.assert_arc(_octets(message), lookup, cv=cv, i=i, domain=domain, selector=selector)
         await self._told(judged, [message])
 
     async def assert_unchanged(self, sent: Message, received: Message, *, without: Iterable[str] = ()) -> None:
-        """That a message is byte for byte what was sent, but for header fields put in front of it.
+        """That a message arrived octet by octet as it was sent, with header fields put in front and nothing else.
 
-        `without` names header fields that were to be removed. Raises MailAssertion.
+        `without`: names of header fields that were to be removed on the way. Raises MailAssertion.
         """
 
         async def compared() -> None:
@@ -265,7 +262,7 @@ class Bench:
 
     async def report(self, headline: str = "", messages: Iterable[str] = ()) -> str:
         """What arrived, the traces of these messages (queue ids; none: of all, the latest first), and the seed."""
-        wanted = [message for message in messages if message] or [*reversed(await self._received())]
+        wanted = [message for message in messages if message] or [*reversed(self._received())]
         traces = [await self.flow.trace(message) for message in dict.fromkeys(wanted)]
         return failure(headline, arrivals=self.inbox.messages, traces=traces, seed=self.seed).lstrip("\n")
 
@@ -280,29 +277,14 @@ class Bench:
         self, addresses: Sequence[str], sender: str, client: str, listener: str, login: str
     ) -> list[Explained]:
         snapshot, now = self.flow.snapshot, self.flow.world.clock.now()
-        envelope = self._envelope(sender, client, listener, login)
+        writer = Address.parse(sender) if sender else None
+        envelope = speaker(
+            snapshot, sender=writer, client=client or None, listener=listener or None, login=login or None
+        )
         recipients = [Address.parse(address) for address in addresses]
         lookup, candidates = records(snapshot.settings, self.flow.world), self.flow.relay.endpoints.candidates
         with usage(snapshot.settings) as held:
             return await explain(snapshot, candidates, held, envelope, recipients, now, lookup)
-
-    def _envelope(self, sender: str, client: str, listener: str, login: str) -> Envelope:
-        snapshot = self.flow.snapshot
-        listeners = snapshot.settings.listeners
-        known = ", ".join(listeners)
-        if listener and listener not in listeners:
-            raise LookupError(f"there is no listener {listener}. There are: {known}")
-        chosen = listeners[listener or next(iter(listeners))]
-        ip = client or (_STRANGER if admits(chosen, _STRANGER) else "127.0.0.1")
-        who = Client(ip, 0, chosen.name, chosen.role, trusts(chosen, ip))
-        if login and chosen.auth is Auth.ANY:
-            who = replace(who, named=login)
-        elif login:
-            found = snapshot.logins.get(Address.parse(login).key)
-            if found is None:
-                raise LookupError(f"nobody logs in as {login}")
-            who = replace(who, login=found.name)
-        return Envelope(who, Address.parse(sender) if sender else None)
 
     def _listener(self, tls: Tls | None) -> Listener:
         """The listener for an application's mail: one that relays for it rather than one for strangers."""
@@ -323,15 +305,15 @@ class Bench:
         has = re.compile(rf"\+{self.token}(?![a-z0-9])", re.IGNORECASE)
         return not self.token or any(has.search(address) for address in addresses)
 
-    async def _received(self) -> list[str]:
+    def _received(self) -> list[str]:
         """The queue ids of the messages so far that concern this test."""
         envelopes: dict[str, list[str]] = {}
         for event in self.flow.journal.events:
             match event:
                 case Event(what=Happening.RECEIVED):
-                    envelopes[event.message] = [event.facts["sender"]]
+                    envelopes.setdefault(event.message, []).append(event.facts["sender"])
                 case Event(what=Happening.PLANNED):
-                    envelopes[event.message].append(event.facts["recipient"])
+                    envelopes.setdefault(event.message, []).append(event.facts["recipient"])
         return [message for message, addresses in envelopes.items() if self._mine(addresses)]
 
 
@@ -346,7 +328,14 @@ def _content(written: bytes | str | EmailMessage | None) -> bytes | None:
 
 
 def _octets(message: Message) -> bytes:
-    return message if isinstance(message, bytes) else message.content
+    """As they go over the wire."""
+    match message:
+        case Arrival():
+            return message.wire
+        case Sent():
+            return message.content
+        case _:
+            return message
 
 
 def _queue_id(message: Message) -> str:

@@ -42,7 +42,7 @@ class MailInbox(Face[Inbox, M]):
         return self._core.messages
 
     def at(self, where: str) -> Self:
-        """What arrives at a host, or at an endpoint, by name; it has a cursor of its own."""
+        """What arrives at a host, or at an endpoint, by name."""
         return type(self)(self._core.at(where), self._aside, waits=self._waits)
 
     assert_none = Call(Inbox.assert_none)

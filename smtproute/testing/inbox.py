@@ -3,7 +3,7 @@
     letter = await stage.inbox.wait_for(to="anna@external.example", subject="Hello*")
     await stage.inbox.assert_none()
 
-A message is returned once only. Every part of the inbox (`at`, `of`) has a cursor of its own.
+A message is returned once only, whichever part of the inbox (`at`, `of`) returns it.
 """
 
 from __future__ import annotations
@@ -192,6 +192,7 @@ class Inbox:
             whole = self._sees
             part = self._parts[where] = Inbox(self._stage, self._mine, self._where + where)
             part._sees = lambda arrival: whole(arrival) and sees(arrival)
+            part._returned = self._returned
         return self._parts[where]
 
     @property
@@ -212,7 +213,8 @@ class Inbox:
 
     def _missing(self, wanted: _Wanted, n: int, timeout: float) -> str:
         came = len(self._new(wanted))
-        before = sum(wanted.holds(self._stage.arrivals.all[number]) for number in self._returned)
+        returned = [self._stage.arrivals.all[number] for number in self._returned]
+        before = sum(self._sees(arrival) and wanted.holds(arrival) for arrival in returned)
         told = f"expected {_listed(_some(n), wanted)}{self._where} within {timeout:g} s, and {_some(came)} came"
         told += f"; {_some(before)} that is so was returned before" if before == 1 else ""
         told += f"; {_some(before)} that are so were returned before" if before > 1 else ""
@@ -224,15 +226,16 @@ class Inbox:
         return failure(told, arrivals=self._all, traces=traces, seed=self._stage.seed, more=blocks)
 
     def _concerned(self, wanted: _Wanted) -> list[str]:
-        """The queue ids of messages that may be the one that is missing, the latest first."""
+        """The queue ids of messages that may be the one that is missing, the latest first; all, where none may be."""
         found: list[tuple[float, str]] = []
+        others: list[tuple[float, str]] = []
         for flow in self._stage.flows.values():
             senders = {event.message: event.facts["sender"] for event in flow.journal.of(Happening.RECEIVED)}
             for event in flow.journal.of(Happening.PLANNED):
                 recipients = [event.facts["recipient"], *(each["address"] for each in event.facts["deliveries"])]
-                if self._mine([senders[event.message], *recipients]) and wanted.concerns(recipients):
-                    found.append((-event.at, event.message))
-        return [message for _, message in sorted(found)]
+                if self._mine([senders[event.message], *recipients]):
+                    (found if wanted.concerns(recipients) else others).append((-event.at, event.message))
+        return [message for _, message in sorted(found or others)]
 
     def _refused(self, wanted: _Wanted) -> list[str]:
         """What the relays refused at the door that may be the message that is missing, the latest last."""

@@ -89,7 +89,11 @@ class Copy:
 
     def is_for(self, address: Address) -> bool:
         """Whether it is for this address, in which a * stands for any text."""
-        return _same(self.address, address) or ("*" in address.local and Pattern(str(address)).holds(self.address))
+        try:
+            key = Address.parse(self.address).key
+        except AddressError:
+            return False
+        return key == address.key or ("*" in address.local and Pattern(address.key).holds(key))
 
 
 def copies(relay: str, events: Sequence[Event], arrivals: Sequence[Arrival] = ()) -> list[Copy]:

@@ -96,12 +96,18 @@ async def play(scenario: Scenario, *, seed: int | None = None, authority: Author
     began = clock.monotonic()
     now = scenario.now.timestamp() if scenario.now is not None else None
     seed = scenario.seed if seed is None else seed
+    mistake: Mistake | None = None
     async with Stage(seed=seed, now=now, patience=scenario.patience, authority=authority) as stage:
         with Surroundings(scenario, stage) as surroundings:
-            await surroundings.set_up()
             playing = _Playing(scenario, stage, surroundings)
-            await playing.run()
+            try:
+                await surroundings.set_up()
+                await playing.run()
+            except Mistake as found:  # what leaves a stage with relays on it leaves in a group
+                mistake = found
             report, servers = playing.report(), surroundings.servers
+    if mistake is not None:
+        raise mistake
     return Result(
         scenario,
         tuple(playing.failures),
@@ -145,12 +151,9 @@ class _Playing:
         if not self.failures:
             return ""
         arrivals = self._stage.arrivals.all if self.played else None
-        return failure(
-            "\n".join(self.failures),
-            arrivals=arrivals,
-            traces=[_events(self._stage.flows[relay], message) for message, relay in self._concerned.items()],
-            seed=self._stage.seed,
-        )
+        traces = [_events(self._stage.flows[relay], message) for message, relay in self._concerned.items()]
+        told = failure("\n".join(self.failures), arrivals=arrivals, traces=traces)
+        return f"{told}\n\nseed {self._stage.seed}"
 
     async def _explain(self, number: int, table: ExplainTable) -> None:
         flow = self._stage.flows[table.relay]
@@ -167,7 +170,7 @@ class _Playing:
             raise Mistake(f"{self._scenario.shown}: explain[{number}].{fault.named}: {fault}") from None
         if wrong := misrouted(explained, table.routes, table.reply):
             self.failures.append(wrong)
-            self.changes += accepted_routes(("explain", number), explained)
+            self.changes += accepted_routes(("explain", number), table, explained)
 
     async def _message(self, message: MessageTable) -> None:
         """One message, up to the look at what became of it, unless the next does not wait for that."""

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from smtproute.testing.folder import is_scenario
+
 if TYPE_CHECKING:
+    from smtproute.testing.certificates import Authority
     from smtproute.testing.harness import (
         Harness,
         MailDns,
@@ -37,6 +40,7 @@ __all__ = [
     "pytest_configure",
     "pytest_runtest_makereport",
     "smtproute",
+    "smtproute_authority",
     "smtproute_config",
     "smtproute_session",
     "smtproute_session_config",
@@ -71,6 +75,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "smtproute_config(config): the configuration of the relay under test: TOML text, a file or a docker-mailserver"
         " folder beside the test, tables, or these as keywords",
     )
+
+
+@pytest.fixture(scope="session")
+def smtproute_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whose certificates every relay of the run has: its `file` is what an application trusts."""
+    from smtproute.testing.certificates import Authority
+
+    return Authority(tmp_path_factory.mktemp("smtproute"))
 
 
 # The relay of one test
@@ -175,7 +187,8 @@ def _running(request: pytest.FixtureRequest, config: Config, folder: Path) -> It
     with contextlib.ExitStack() as stack:
         try:
             found = _found(config, folder, request.config.rootpath)
-            harness = stack.enter_context(Harness(found, seed=request.config.getoption("smtproute_seed")))
+            seed, authority = request.config.getoption("smtproute_seed"), request.getfixturevalue("smtproute_authority")
+            harness = stack.enter_context(Harness(found, seed=seed, authority=authority))
         except (Mistake, Refused) as wrong:
             raise pytest.fail.Exception(str(wrong), pytrace=False) from None
         yield harness
@@ -233,9 +246,11 @@ def pytest_runtest_makereport(
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Every scenario in the folders of scenarios is a test."""
+    if file_path.suffix != ".toml":
+        return None
     config = parent.config
     folders = config.getini("smtproute_scenarios") or [config.rootpath / _FOLDER]
-    if file_path.suffix != ".toml" or not any(file_path.is_relative_to(folder) for folder in folders):
+    if not any(file_path.is_relative_to(folder) for folder in folders) or not is_scenario(file_path):
         return None
     collected: pytest.Collector = _ScenarioFile.from_parent(parent, path=file_path)
     return collected

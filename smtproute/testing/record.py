@@ -21,7 +21,7 @@ from typing import Any, assert_never
 from smtproute.config.document import PREFIX
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import fields
-from smtproute.core.settings import Discover, Endpoint, ListenerTls, Settings
+from smtproute.core.settings import Discover, Endpoint, EndpointTls, ListenerTls, Settings
 from smtproute.core.transcript import Arrow
 from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.reading import Reading
@@ -30,14 +30,15 @@ from smtproute.testing.exchanges import exchanges, script
 from smtproute.testing.outcome import Copy, copies
 from smtproute.testing.rules import Verb
 from smtproute.testing.scenario import FIRST, Place, Status
+from smtproute.testing.staging import PASSWORD
 
 __all__ = ["NotRecorded", "Recorded", "latest", "record"]
 
 _LONG = 64 * 1024
 """Octets; a larger content stands in a file of its own."""
 _PAGE = 100
-_PASSWORD = "PASSWORD"
-"""Stands for one that is not known."""
+_UNKNOWN = "PASSWORD"
+"""Stands for a client's."""
 _UNREPEATED = {
     Happening.RELEASED: "an operator released it",
     Happening.RETRIED: "an operator had it tried at once",
@@ -154,6 +155,13 @@ class _Recording:
         self._taken = taken
         self._file = file
         self._settings = settings
+        self._recipients = {
+            (event.message, event.delivery): str(event.facts["address"])
+            for each in taken
+            for event in each.events
+            if "address" in event.facts
+        }
+        """Whose each delivery is, by queue id and number."""
         self._beside: dict[str, bytes] = {}
         self._notes: dict[str, None] = {}
         """What cannot be played again."""
@@ -208,7 +216,7 @@ class _Recording:
 
     def _owners(self, attempt: Event) -> list[str]:
         """The domains by whose MX a server was found."""
-        endpoint = self._settings.endpoints.get(attempt.facts["endpoint"], Endpoint(""))
+        endpoint = self._endpoint(attempt)
         match endpoint.discover:
             case Discover.A:
                 return []
@@ -216,8 +224,8 @@ class _Recording:
                 servers = [each.host for each in (*endpoint.servers, *endpoint.backup)]
                 return servers if len(servers) == 1 else []
             case Discover.RECIPIENT:
-                paths = [each.path for each in exchanges(attempt.facts["transcript"]) if each.verb is Verb.RCPT]
-                return [path.rpartition("@")[2] for path in paths if "@" in path]
+                numbers = [(attempt.message, number) for number in attempt.facts["recipients"]]
+                return [self._recipients[each].rpartition("@")[2] for each in numbers if each in self._recipients]
             case _:
                 assert_never(endpoint.discover)
 
@@ -240,11 +248,26 @@ class _Recording:
             if any(text.startswith("LHLO ") for each in transcripts for _, _, text in each):
                 keys["lmtp"] = True
             rules = script([exchanges(each) for each in transcripts])
+            endpoint = self._endpoint(events[-1])
             if keys or rules:
+                keys |= self._entering(endpoint, host)
+            if keys or rules or host not in (each.host for each in (*endpoint.servers, *endpoint.backup)):
                 lines += ["", toml.header(("upstream", host)), *_assignments(keys)]
             for rule in rules:
                 lines += [toml.header(("upstream", host, "rule"), one_of_several=True), *_assignments(rule)]
         return lines
+
+    def _entering(self, endpoint: Endpoint, host: str) -> dict[str, Any]:
+        """What the relay needs of a server before it sends."""
+        keys: dict[str, Any] = {"tls": "implicit"} if endpoint.tls is EndpointTls.IMPLICIT else {}
+        if endpoint.username:
+            self._notes[f"the password of {endpoint.username} at {host}: {PASSWORD!r} stands for it"] = None
+            keys["users"] = {endpoint.username: PASSWORD}
+        return keys
+
+    def _endpoint(self, attempt: Event) -> Endpoint:
+        """To which endpoint an attempt belongs; one that is in no configuration has no servers."""
+        return self._settings.endpoints.get(attempt.facts["endpoint"], Endpoint(""))
 
     # What was sent, and what came of it
 
@@ -274,10 +297,10 @@ class _Recording:
         starttls = bool(facts["tls"]) and (listener is None or listener.tls is ListenerTls.STARTTLS)
         keys: dict[str, Any] = {"tls": True} if starttls else {}
         if facts["login"]:
-            self._notes[f"the login of {facts['login']}: write its password in the place of {_PASSWORD}"] = None
-            keys["login"] = [facts["login"], _PASSWORD]
+            self._notes[f"the login of {facts['login']}: write its password in the place of {_UNKNOWN}"] = None
+            keys["login"] = [facts["login"], _UNKNOWN]
         elif facts.get("named"):
-            keys["login"] = [facts["named"], _PASSWORD]
+            keys["login"] = [facts["named"], _UNKNOWN]
         return keys
 
     def _letter(self, taken: _Taken) -> list[str]:

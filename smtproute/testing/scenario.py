@@ -58,6 +58,7 @@ from smtproute.testing.values import (
     Octets,
     Recipient,
     RelayName,
+    Route,
     Sender,
     Text,
     Texts,
@@ -192,7 +193,7 @@ class ExplainTable(Table):
     """The reverse-path; "" is the null sender."""
     reply: Text = Pattern("250")
     """What RCPT answers: a code, "550 5.1.1", or a pattern of the whole."""
-    routes: Many[str] = ()
+    routes: Many[Route] = ()
     """Every delivery: its kind, its endpoint if it has one, and its address; "endpoint external name@there.example"."""
 
 

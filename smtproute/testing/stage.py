@@ -94,6 +94,7 @@ class Stage:
         """Of what clients leave to chance."""
         self._authority = authority
         self._stack = AsyncExitStack()
+        self._servers = AsyncExitStack()
         self._ends: dict[str, AsyncExitStack] = {}
         """What ends each server, by its host name."""
         self._numbers = count(1)
@@ -123,9 +124,12 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self.arrivals.__aexit__(kind, error, traceback)  # first: it reads what the relays have
+            await self.arrivals.__aexit__(kind, error, traceback)  # it reads what the relays have
         finally:
-            await self._stack.__aexit__(kind, error, traceback)
+            try:
+                await self._servers.__aexit__(kind, error, traceback)  # the relays would wait for their answers
+            finally:
+                await self._stack.__aexit__(kind, error, traceback)
 
     async def relay(self, config: Config = None, *, name: str = "relay", host: str = "") -> Flow:
         """A relay with this configuration, until the stage ends. Where it is given a `host` name, the others find it
@@ -200,7 +204,7 @@ class Stage:
         options["on_taken"] = partial(self.arrivals.taken, host)
         if (before := self._ends.pop(host, None)) is not None:
             await before.aclose()  # and with it the connections that relays keep to it
-        end = self._ends[host] = await self._stack.enter_async_context(AsyncExitStack())
+        end = self._ends[host] = await self._servers.enter_async_context(AsyncExitStack())
         made = await end.enter_async_context(Upstream(script, **options))
         ips = (host,) if _literal(host) else ips or self.addresses(host)
         for ip in ips:

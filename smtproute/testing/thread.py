@@ -62,10 +62,11 @@ class Aside:
 
     def start(self) -> None:
         """Returns when the context was entered. Raises what entering it raises."""
-        self._loop = _loop()
+        if self._life is not None:
+            raise RuntimeError("it runs once: make another one")
         self._leave = asyncio.Event()
         entered: Future[None] = Future()
-        self._life = asyncio.run_coroutine_threadsafe(self._live(entered), self._loop)
+        self._life = asyncio.run_coroutine_threadsafe(self._live(entered), _loop())
         wait([entered, self._life], return_when=FIRST_COMPLETED)
         if self._life.done():
             self._life.result()
@@ -73,7 +74,7 @@ class Aside:
     def stop(self) -> None:
         """Returns when the context was left. Raises what went wrong in it."""
         if self._life is not None:
-            self._loop.call_soon_threadsafe(self._leave.set)
+            _loop().call_soon_threadsafe(self._leave.set)
             self._life.result()
 
     @property
@@ -100,7 +101,7 @@ class Aside:
     async def hop(self, work: Coroutine[Any, Any, R]) -> R:
         """The same as a coroutine, from any loop."""
         __tracebackhide__ = True
-        if asyncio.get_running_loop() is getattr(self, "_loop", None):
+        if asyncio.get_running_loop() is _loop():
             return await work
         asked = self._begin(work)
         try:
@@ -111,8 +112,9 @@ class Aside:
             if not self._over:
                 raise
             assert self._life is not None
-            await asyncio.wait([asyncio.wrap_future(self._life)])
-            raise self._gone() from self.fault
+            ended = asyncio.wrap_future(self._life)
+            await asyncio.wait([ended])
+            raise self._gone() from ended.exception()
 
     def _begin(self, work: Coroutine[Any, Any, R]) -> Future[R]:
         if self._life is None or self._life.done():
@@ -121,7 +123,7 @@ class Aside:
         if threading.current_thread().name == _NAME:
             work.close()
             raise RuntimeError("the relay's own thread cannot wait for itself: use .aio there")
-        return asyncio.run_coroutine_threadsafe(self._called(work), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._called(work), _loop())
 
     async def _called(self, work: Coroutine[Any, Any, R]) -> R:
         task = asyncio.current_task()

@@ -180,6 +180,7 @@ class Upstream:
         self.script(*script)
         self._changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
+        self._closing = False
         self._serving: set[asyncio.Task[None]] = set()
 
     @property
@@ -201,6 +202,7 @@ class Upstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._closing = True
         self._server.close()
         for task in self._serving:
             task.cancel()
@@ -237,6 +239,9 @@ class Upstream:
         self._changed.set()
 
     def _accept(self, peer: _Peer) -> None:
+        if self._closing:
+            peer.transport.abort()
+            return
         session = Session(len(self.sessions) + 1)
         self.sessions.append(session)
         self.peak = max(self.peak, sum(each.open for each in self.sessions))

@@ -30,6 +30,7 @@ __all__ = [
     "Octets",
     "Recipient",
     "RelayName",
+    "Route",
     "Sender",
     "Text",
     "Texts",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 _REFERENCE = re.compile(r"\{([^{}]+)\.sender\}")
+
+_PLACES = ("mailbox", "endpoint", "capture", "held", "bounce")
 
 
 def referred(text: str) -> str | None:
@@ -74,6 +77,16 @@ def _mailbox(text: str) -> str:
     if text.startswith("{"):
         raise ValueError('no reference. Write "{1.sender}", with the number or the name of an earlier message.')
     return str(_address(text))
+
+
+def _route(text: str) -> str:
+    """What is called `endpoint NAME ADDRESS`, or a place and an address."""
+    place, _, more = text.partition(" ")
+    endpoint, _, address = more.rpartition(" ")
+    if place not in _PLACES or bool(endpoint) is not (place == "endpoint"):
+        raise ValueError('no route. Write "mailbox name@example.org" or "endpoint external name@there.example".')
+    _address(address)
+    return text
 
 
 def _domain(text: str) -> str:
@@ -161,6 +174,7 @@ Texts = Annotated[tuple[Pattern, ...], PlainValidator(_patterns), WithJsonSchema
 DomainName = Annotated[str, AfterValidator(_domain)]
 Host = Annotated[str, AfterValidator(_host)]
 RelayName = Annotated[Name, _STRING]
+Route = Annotated[str, AfterValidator(_route)]
 Count = Annotated[int, AfterValidator(_count), Field(json_schema_extra={"minimum": 0})]
 Number = Annotated[int, AfterValidator(_several), Field(json_schema_extra={"minimum": 1})]
 Config = Annotated[

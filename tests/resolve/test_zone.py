@@ -24,6 +24,7 @@ NAMES = {
     "long.example.net": {"TXT": [LONG]},
     "many.example.net": {"A": [f"10.0.0.{n}" for n in range(1, 101)]},
     "_sip._tcp.example.net": {"SRV": ["0 5 5060 sip.example.net"]},
+    "gone.example": Fault.NXDOMAIN,
     "servfail.example": Fault.SERVFAIL,
     "refused.example": Fault.REFUSED,
     "timeout.example": Fault.TIMEOUT,
@@ -71,6 +72,7 @@ async def test_dig_reads_the_records(question, lines):
     ("question", "said"),
     [
         (["nowhere.example", "A"], "status: NXDOMAIN"),
+        (["gone.example", "A"], "status: NXDOMAIN"),
         (["example.net", "A"], "status: NOERROR"),
         (["servfail.example", "MX"], "status: SERVFAIL"),
         (["refused.example", "A"], "status: REFUSED"),

@@ -12,7 +12,7 @@ from smtproute.core.event import Event
 from smtproute.spool.sqlite import SqliteSpool
 from smtproute.testing.play import play
 from smtproute.testing.record import NotRecorded, Recorded, latest, record
-from smtproute.testing.rules import on
+from smtproute.testing.rules import Drop, on
 from smtproute.testing.scenario import read
 from smtproute.testing.stage import Flow, Stage
 from smtproute.world import World
@@ -95,6 +95,7 @@ async def test_a_forward_that_was_greylisted(config: Path) -> None:
         written = await recorded(flow, config)
     tables = tomllib.loads(written.text)
     assert tables["config"] == "smtproute.toml"
+    assert tables["dns"] == {"mx.partner.example": {"A": list(stage.addresses("mx.partner.example"))}}
     assert tables["upstream"]["mx.partner.example"]["rule"] == [
         {"at": "RCPT", "to": "away@partner.example", "times": 1, "reply": "451 4.7.1 Greylisted"},
         {"at": "CONTENT", "times": 1, "reply": "452 4.2.2 Full"},
@@ -180,6 +181,27 @@ async def test_several_messages_octets_and_no_secret(config: Path) -> None:
     assert tables["message"][0]["login"] == ["app", "PASSWORD"]
     assert tables["message"][1]["file"] == f"flow-{second}.eml" and written.beside == {f"flow-{second}.eml": odd}
     assert written.text.startswith(f"# Recorded from a live relay: {first}, {second}.\n")
+    await replayed(config)
+
+
+async def test_mx_records_a_hang_up_and_what_a_scenario_does_not_have(config: Path) -> None:
+    config.write_text(CONFIG.replace('servers = ["mx.partner.example"]', 'discover = "recipient"'))
+    async with Stage() as stage:
+        stage.zone.set("partner.example", "MX", ["5 mx.partner.example", "7 mx2.partner.example"])
+        stage.zone.set("else.example", "TXT", ["v=spf1 ip4:203.0.113.9 -all"])
+        await stage.upstream("mx.partner.example", [on("MAIL", Drop())], tls=None)
+        await stage.upstream("mx2.partner.example")
+        flow = await stage.relay(config)
+        id = await sent(flow, ["list@example.org"])
+        await flow.quiet()
+        written = await recorded(flow, config)
+    tables = tomllib.loads(written.text)
+    assert tables["dns"]["partner.example"] == {"MX": ["10 mx.partner.example", "20 mx2.partner.example"]}
+    assert tables["upstream"] == {
+        "mx.partner.example": {"tls": "none", "rule": [{"at": "MAIL", "then": "drop"}]},
+        "mx2.partner.example": {},
+    }
+    assert f"# - the DNS of those who sent {id}, on which hung what was found of it: spf=pass" in written.text
     await replayed(config)
 
 

@@ -68,6 +68,7 @@ to = ["name@example.org", "postmaster"]
 content = "Subject: x\\n\\nline\\r\\n"
 sign = ["else.example"]
 seal = ["list.example", "else.example"]
+results = "dmarc=pass"
 copies = 2
 wait = false
 within = "1h"
@@ -84,6 +85,7 @@ endpoint = "external"
 to = "name@external.example"
 server = "mx.external.example:25"
 status = "deferred"
+copies = 1
 attempts = 1
 reply = "250*"
 after = "5m"
@@ -96,6 +98,7 @@ seal = { i = 1, cv = "none", domain = "example.org", selector = "mail" }
 signed = ["example.org"]
 tls = true
 dsn = { recipient = "name@example.org", status = "5.1.1", action = "failed", diagnostic = "*" }
+trace = "*delivered *"
 [[message.expect]]
 held = "name@example.org"
 relay = "b"
@@ -236,10 +239,15 @@ MISTAKES = {
         'message[0].from = "{1.sendr}": no reference. Write "{1.sender}"',
     ),
     "contents": (SHORT + 'content = ""\nfile = "x.eml"\n', 'message[0].file = "x.eml": the content is written here'),
+    "size": (SHORT + 'content = ""\nsize = "1KB"\n', 'message[0].size = "1KB": only the short letter grows, and the'),
     "eml": (SHORT + 'file = "x.eml"\n', 'message[0].file = "x.eml": cannot be read: no such file or directory.'),
     "key": (
         SHORT + 'sign = ["d.example"]\n',
         'message[0].sign[0] = "d.example": there is no key of this name. Add [keys.',
+    ),
+    "route": (
+        SHORT + '[[explain]]\naddress = "a@b.c"\nroutes = ["mailbox far a@b.c"]\n',
+        'explain[0].routes[0] = "mailbox far a@b.c": no route. Write "mailbox name@example.org" or "endpoint',
     ),
     "client": (SHORT + 'client = "a"\n', 'message[0].client = "a": an IP address is wanted. Write "203.0.113.9" or'),
     "login": (SHORT + 'login = "a"\n', 'message[0].login = "a": a name and a password are wanted. Write'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from smtproute.config.document import Mistake
 from smtproute.core.event import Happening
 from smtproute.testing.network import RelayNetwork, StagedNetwork
 from smtproute.testing.stage import Stage
-from smtproute.testing.upstream import Upstream, on
+from smtproute.testing.upstream import Mute, Upstream, on
+from smtproute.testing.zone import Fault
 
 FAR: dict[str, Any] = {
     "route": [{"match": "*", "mode": "endpoint", "endpoint": "far"}],
@@ -64,11 +66,42 @@ async def test_production_is_on_the_stage(stage: Stage) -> None:
     assert received.tls
     assert arrival.header("ARC-Seal") is not None
     assert "203.0.113.9" in (arrival.header("Received") or "")
+    await flow.quiet()
     trace = await flow.trace(sent.id)
     (attempt,) = [event.facts for event in trace if event.what is Happening.ATTEMPT]
     assert (attempt["server"], attempt["ip"]) == ("smtp.far.example:587", stage.addresses("smtp.far.example")[0])
     (verdict,) = [event.facts["verdicts"] for event in trace if event.what is Happening.VERDICT]
     assert any(each.startswith("spf=none (else.example publishes no SPF record)") for each in verdict)
+
+
+async def test_a_server_stands_at_the_addresses_that_the_configuration_has(stage: Stage) -> None:
+    """Also one that stood on the stage before, and one that takes its place."""
+    far = await stage.upstream("mx.far.example")
+    flow = await stage.relay({**FAR, "resolver": {"static": {"mx.far.example": ["192.0.2.7"]}}})
+    await flow.send(sender=SENDER, to=ANNA)
+    await stage.rest()
+    other = await stage.upstream("mx.far.example")
+    await flow.send(sender=SENDER, to=ANNA)
+    await stage.rest()
+    assert (len(far.received), len(other.received)) == (1, 1)
+
+
+async def test_a_server_at_an_ip_address_is_found_by_name(stage: Stage) -> None:
+    stage.zone.set("mx.far.example", "A", "192.0.2.7")
+    far = await stage.upstream("192.0.2.7")
+    flow = await stage.relay(FAR)
+    await flow.send(sender=SENDER, to=ANNA)
+    await stage.rest()
+    assert (len(far.received), set(stage.upstreams)) == (1, {"192.0.2.7"})
+
+
+@pytest.mark.parametrize("said", [Fault.NXDOMAIN, Fault.SERVFAIL, []], ids=["no name", "failure", "no address"])
+async def test_what_dns_says_of_a_server_holds(stage: Stage, said: Fault | list[str]) -> None:
+    stage.zone.set("mx.far.example", "A", said)
+    flow = await stage.relay(FAR)
+    await flow.send(sender=SENDER, to=ANNA)
+    await stage.rest()
+    assert [len(flow.journal.of(each)) for each in (Happening.DEFERRED, Happening.DELIVERED)] == [1, 0]
 
 
 async def test_relays_reach_each_other_by_host(stage: Stage) -> None:
@@ -102,7 +135,7 @@ async def test_relays_reach_each_other_by_host(stage: Stage) -> None:
 
 async def test_five_days_pass_from_retry_to_retry(stage: Stage) -> None:
     flow = await stage.relay(FAR)
-    stage.upstreams["mx.far.example"].script(on("RCPT", "451 4.7.1 Later", match="anna"))
+    await stage.upstream("mx.far.example", [on("RCPT", "451 4.7.1 Later", match="anna")], tls=None)
     began = stage.clock.now()
     sent = await flow.send(sender=SENDER, to=ANNA)
     await flow.advance(6 * 86400)
@@ -168,6 +201,7 @@ async def test_a_network_leads_where_things_stand() -> None:
         for place, port in ((("192.0.2.1", 25), one.port), (("192.0.2.1", 587), other.port)):
             with await network.connect(place) as connection:
                 assert connection.getpeername() == ("127.0.0.1", port)
+                assert connection.proto == socket.IPPROTO_TCP  # or asyncio does not set TCP_NODELAY on it
         network.unroutable.add("192.0.2.1")
         with pytest.raises(OSError, match="Network is unreachable"):
             await network.connect(("192.0.2.1", 25))
@@ -242,6 +276,14 @@ async def test_a_seed_decides_what_is_left_to_chance() -> None:
             ids.append(flow.world.token())
     assert letters[0] == letters[1] != letters[2]
     assert ids[0] == ids[1] != ids[2]
+
+
+async def test_a_stage_ends_though_a_server_is_silent() -> None:
+    async with Stage(patience=3600) as stage:
+        flow = await stage.relay(FAR)
+        stage.upstreams["mx.far.example"].script(on("EHLO", Mute()))
+        await flow.send(sender=SENDER, to=ANNA)
+        await stage.upstreams["mx.far.example"].heard("EHLO relay.test")
 
 
 async def test_a_stage_leaves_nothing_behind() -> None:
