@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from xml.etree import ElementTree
 
-from smtproute.cli.tested import Tested, Verdict
+from smtproute.cli.ending import Ending, Verdict
 from smtproute.core.transcript import legible
 
 __all__ = ["junit"]
 
 
-def junit(tested: Sequence[Tested], seconds: float, now: float) -> bytes:
+def junit(tested: Sequence[Ending], seconds: float, now: float) -> bytes:
     """The file. `seconds`: how long all took; `now`: when they began, in seconds since the epoch."""
     counts = {
         "tests": str(len(tested)),

@@ -13,10 +13,10 @@ from smtproute.cli.configuration import CONFIG, OPTION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from smtproute.cli.tested import Tested
-    from smtproute.testing.record import Recorded
-    from smtproute.testing.scenario import Scenario
-    from smtproute.testing.update import Change
+    from smtproute.cli.ending import Ending
+    from smtproute.testing.scenarios.record import Recorded
+    from smtproute.testing.scenarios.scenario import Scenario
+    from smtproute.testing.scenarios.update import Change
 
 __all__ = ["command"]
 
@@ -117,8 +117,8 @@ def _test(
 ) -> NoReturn:
     import asyncio
 
+    from smtproute.cli.ending import Verdict
     from smtproute.cli.junit import junit
-    from smtproute.cli.tested import Verdict
     from smtproute.world import SystemClock
 
     clock = SystemClock()
@@ -142,8 +142,8 @@ def _test(
 
 
 def _chosen(
-    read: Sequence[tuple[Path, Scenario | Tested]], expression: str | None
-) -> Sequence[tuple[Path, Scenario | Tested]]:
+    read: Sequence[tuple[Path, Scenario | Ending]], expression: str | None
+) -> Sequence[tuple[Path, Scenario | Ending]]:
     """Those that `-k` chooses. Raises typer.BadParameter."""
     from smtproute.cli.selection import SelectionFault, selection
 
@@ -160,27 +160,27 @@ def _chosen(
 
 
 async def _all(
-    read: Sequence[tuple[Path, Scenario | Tested]], jobs: int, seed: int | None, update: bool
-) -> list[Tested]:
+    read: Sequence[tuple[Path, Scenario | Ending]], jobs: int, seed: int | None, update: bool
+) -> list[Ending]:
     """Plays them, so many at once, and says how each ended, in their order."""
     import asyncio
 
-    from smtproute.cli.tested import Tested
+    from smtproute.cli.ending import Ending
 
     free = asyncio.Semaphore(jobs)
-    ended: dict[int, Tested] = {}
+    ended: dict[int, Ending] = {}
     told = 0
 
-    def tell(number: int, tested: Tested) -> None:
+    def tell(number: int, tested: Ending) -> None:
         nonlocal told
         ended[number] = tested
         while told in ended:
             print(_line(ended[told]), flush=True)
             told += 1
 
-    async def one(number: int, file: Path, scenario: Scenario | Tested) -> None:
+    async def one(number: int, file: Path, scenario: Scenario | Ending) -> None:
         async with free:
-            tell(number, scenario if isinstance(scenario, Tested) else await _played(file, scenario, seed, update))
+            tell(number, scenario if isinstance(scenario, Ending) else await _played(file, scenario, seed, update))
 
     playing = (one(number, *each) for number, each in enumerate(read))
     for number, raised in enumerate(await asyncio.gather(*playing, return_exceptions=True)):
@@ -189,9 +189,9 @@ async def _all(
     return [ended[number] for number in range(len(read))]
 
 
-def _read(file: Path) -> Scenario | Tested:
+def _read(file: Path) -> Scenario | Ending:
     from smtproute.config.document import Mistake
-    from smtproute.testing.scenario import read
+    from smtproute.testing.scenarios.scenario import read
 
     try:
         return read(file)
@@ -199,12 +199,12 @@ def _read(file: Path) -> Scenario | Tested:
         return _broken(file, "", mistake)
 
 
-async def _played(file: Path, scenario: Scenario, seed: int | None, update: bool) -> Tested:
-    from smtproute.cli.tested import Tested, Verdict
+async def _played(file: Path, scenario: Scenario, seed: int | None, update: bool) -> Ending:
+    from smtproute.cli.ending import Ending, Verdict
     from smtproute.config.document import Mistake
-    from smtproute.testing.play import play
-    from smtproute.testing.scenario import read
-    from smtproute.testing.update import NotUpdated
+    from smtproute.testing.scenarios.play import play
+    from smtproute.testing.scenarios.scenario import read
+    from smtproute.testing.scenarios.update import NotUpdated
 
     try:
         result = await play(scenario, seed=seed)
@@ -220,12 +220,12 @@ async def _played(file: Path, scenario: Scenario, seed: int | None, update: bool
     except Mistake as mistake:
         return _broken(file, scenario.title, mistake)
     verdict = Verdict.OK if result.passed else Verdict.FAILED
-    return Tested(str(file), verdict, scenario.title, result.seconds, told)
+    return Ending(str(file), verdict, scenario.title, result.seconds, told)
 
 
 def _updated(file: Path, changes: Sequence[Change]) -> str:
     """Writes the changes into the file; answers what they are. Raises NotUpdated."""
-    from smtproute.testing.update import difference, updated
+    from smtproute.testing.scenarios.update import difference, updated
 
     old = file.read_bytes().decode()
     new = updated(old, changes)
@@ -233,34 +233,34 @@ def _updated(file: Path, changes: Sequence[Change]) -> str:
     return difference(old, new, str(file)).rstrip("\n")
 
 
-def _broken(file: Path, title: str, mistake: Exception) -> Tested:
-    from smtproute.cli.tested import Tested, Verdict
+def _broken(file: Path, title: str, mistake: Exception) -> Ending:
+    from smtproute.cli.ending import Ending, Verdict
 
-    return Tested(str(file), Verdict.BROKEN, title, told=str(mistake))
+    return Ending(str(file), Verdict.BROKEN, title, told=str(mistake))
 
 
-def _fault(file: Path, title: str, fault: BaseException) -> Tested:
+def _fault(file: Path, title: str, fault: BaseException) -> Ending:
     import traceback
 
-    from smtproute.cli.tested import Tested, Verdict
+    from smtproute.cli.ending import Ending, Verdict
 
     told = "".join(traceback.format_exception(fault)).rstrip()
-    return Tested(str(file), Verdict.FAULT, title, told=told)
+    return Ending(str(file), Verdict.FAULT, title, told=told)
 
 
-def _line(tested: Tested) -> str:
+def _line(tested: Ending) -> str:
     return f"{tested.verdict:<6}  {_heading(tested)} ({tested.seconds:.2f} s)"
 
 
-def _heading(tested: Tested) -> str:
+def _heading(tested: Ending) -> str:
     from smtproute.core.transcript import legible
 
     return legible(f"{tested.file}: {tested.title}" if tested.title else tested.file)
 
 
-def _sum(tested: Sequence[Tested]) -> str:
+def _sum(tested: Sequence[Ending]) -> str:
     """`3 passed, 1 failed`."""
-    from smtproute.cli.tested import Verdict
+    from smtproute.cli.ending import Verdict
 
     words = {
         Verdict.OK: "passed",
@@ -293,7 +293,7 @@ async def _recorded(file: Path, messages: Sequence[str], config: str | None) -> 
     from smtproute.cli.configuration import reader
     from smtproute.cli.spool import opened
     from smtproute.config.load import find
-    from smtproute.testing.record import NotRecorded, latest, record
+    from smtproute.testing.scenarios.record import NotRecorded, latest, record
 
     async with opened(config) as spool:
         settings = reader(config)().settings

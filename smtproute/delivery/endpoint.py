@@ -38,6 +38,8 @@ _NO_HOST = Reply(550, "5.4.4", "No mail server of the domain has an address")
 _NO_ADDRESS = (Resolution.NXDOMAIN, Resolution.NODATA)
 _NO_WAY = Reply(451, "4.4.4", "The next hop has no mail server: it will be tried again")
 _NO_ANSWER = Reply(451, "4.4.3", "The mail servers of the domain could not be looked up")
+
+
 def _unheard(event: Event) -> None:
     """Where nobody sends, nothing rests."""
 

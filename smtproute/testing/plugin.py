@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smtproute.testing.folder import is_scenario
+from smtproute.testing.scenarios.folder import is_scenario
 
 if TYPE_CHECKING:
     from smtproute.testing.certificates import Authority
@@ -263,9 +263,9 @@ class _ScenarioFile(pytest.File):
 
 class _ScenarioItem(pytest.Item):
     def runtest(self) -> None:
-        from smtproute.testing.play import play
         from smtproute.testing.report import MailAssertion
-        from smtproute.testing.scenario import read
+        from smtproute.testing.scenarios.play import play
+        from smtproute.testing.scenarios.scenario import read
         from smtproute.testing.thread import aside
 
         scenario = read(self.path)

@@ -10,7 +10,7 @@ from smtproute.core.settings import Authentication
 from smtproute.mailauth import arc, dkim
 from smtproute.mailauth.dkim import DkimResult
 from smtproute.mailauth.sets import survey
-from smtproute.testing.outcome import Copy, Seal
+from smtproute.testing.scenarios.outcome import Copy, Seal
 
 __all__ = ["judged"]
 

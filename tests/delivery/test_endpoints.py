@@ -110,7 +110,7 @@ async def test_the_family_decides(bench: Bench) -> None:
 
 @pytest.mark.peer("unshare")
 def test_a_machine_without_a_network_has_no_routes() -> None:
-    asked = "from smtproute.world import SystemNetwork; n = SystemNetwork(); print(n.routed('192.0.2.1'), n.routed('2001:db8::1'))"
+    asked = "from smtproute.world import SystemNetwork as N; print(N().routed('192.0.2.1'), N().routed('2001:db8::1'))"
     alone = ("unshare", "-rn")
     if subprocess.run([*alone, "true"], capture_output=True, timeout=30).returncode:
         pytest.skip("no namespaces here")

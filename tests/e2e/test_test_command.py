@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from smtproute.cli import main
+from smtproute.cli.ending import Ending, Verdict
+from smtproute.cli.junit import junit
 from smtproute.cli.selection import SelectionFault, selection
 from tests.e2e.conftest import LETTER
 from tests.e2e.test_cli import SMTPROUTE, serving
@@ -163,7 +165,7 @@ def test_a_junit_report(tmp_path: Path, command: Command) -> None:
     """What CI servers read: counts, a case each, the text of each failure, nothing that XML cannot hold."""
     write(tmp_path, "flows/good.toml", "Good <&>")
     write(tmp_path, "flows/bad.toml", "Bad \\u001b", "otto@there.example")
-    (tmp_path / "flows/broken.toml").write_text('title = "K"\nsede = 7\n')
+    (tmp_path / "flows/broken.toml").write_text('title = "K"\n"\\u001bsede" = 7\n')
     done = command("flows", "--junit", "report.xml")
     assert done.returncode == 78
     suites = ElementTree.parse(tmp_path / "report.xml").getroot()
@@ -181,6 +183,16 @@ def test_a_junit_report(tmp_path: Path, command: Command) -> None:
     error = cases["broken.toml"].find("error")
     assert error is not None and "sede" in (error.text or "")
     assert len(cases["Good <&>"]) == 0
+
+
+def test_a_junit_report_can_be_read_whatever_a_fault_says() -> None:
+    tested = Ending("/flows/a.toml", Verdict.FAULT, told="first\nKeyError: '\x1b\ud800 <&>'")
+    (suite,) = ElementTree.fromstring(junit([tested], 1.5, 0.0))
+    (case,) = suite
+    assert (case.get("classname"), case.get("name"), suite.get("errors")) == ("flows.a", "a.toml", "1")
+    error = case.find("error")
+    assert error is not None
+    assert (error.get("message"), error.text) == ("first", "first\nKeyError: '\\x1b\\ud800 <&>'")
 
 
 def test_update_shows_and_writes_what_is_accepted(tmp_path: Path, command: Command) -> None:

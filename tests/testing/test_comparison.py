@@ -7,9 +7,9 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtproute.testing.comparison import Expected, compared, header, matching, unanswered
-from smtproute.testing.outcome import Copy
-from smtproute.testing.scenario import ExpectTable, MessageTable, Place, Status
+from smtproute.testing.scenarios.comparison import Expected, compared, header, matching, unanswered
+from smtproute.testing.scenarios.outcome import Copy
+from smtproute.testing.scenarios.scenario import ExpectTable, MessageTable, Place, Status
 
 ADDRESSES = ("a@x.example", "b@x.example")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from smtproute.core.transcript import Arrow, Line
-from smtproute.testing.play import play
-from smtproute.testing.scenario import read
-from smtproute.testing.sessions import masked
+from smtproute.testing.scenarios.play import play
+from smtproute.testing.scenarios.scenario import read
+from smtproute.testing.scenarios.sessions import masked
 
 RUNS = 100
 SCENARIO = """

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from smtproute.config.document import Mistake
-from smtproute.testing.play import Result, play
-from smtproute.testing.scenario import read
-from smtproute.testing.update import updated
+from smtproute.testing.scenarios.play import Result, play
+from smtproute.testing.scenarios.scenario import read
+from smtproute.testing.scenarios.update import updated
 
 WORLD = """
 title = "A mailbox that is a forwarding alias too"
@@ -243,19 +243,20 @@ async def test_what_is_accepted_makes_it_pass(tmp_path: Path) -> None:
     flow = (
         '[[explain]]\naddress = "name@example.org"\nroutes = []\n'
         + FORWARD.replace('"name@example.org"', '"name@example.org", "nobody@example.org"')
+        + 'replies = { "name@example.org" = "550" }\n'
         + MAILBOX
         + 'attempts = 7\nheaders = { Subject = "Bye" }\nabsent = ["Subject", "X-No"]\nseal = { i = 1 }\n'
         + '[[message.expect]]\ncapture = "nowhere@example.org"\n'
         + '[arrived."mx.external.example"]\nmessages = 3\n'
     )
     result = await played(tmp_path, flow)
-    assert len(result.failures) == 6, result.failures
+    assert len(result.failures) == 7, result.failures
     file = tmp_path / "flow.toml"
     file.write_text(updated(file.read_text(), result.changes))
     again = await play(read(file))
     assert again.passed, again.report
     (message,) = read(file).message
-    assert str(message.replies["nobody@example.org"]) == "550 5.1.1"
+    assert {step: str(reply) for step, reply in message.replies.items()} == {"nobody@example.org": "550 5.1.1"}
     assert [str(each.address) for each in message.expect] == ["name@example.org", "name@external.example"]
 
 

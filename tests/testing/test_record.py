@@ -10,10 +10,10 @@ import pytest
 
 from smtproute.core.event import Event
 from smtproute.spool.sqlite import SqliteSpool
-from smtproute.testing.play import play
-from smtproute.testing.record import NotRecorded, Recorded, latest, record
 from smtproute.testing.rules import Drop, on
-from smtproute.testing.scenario import read
+from smtproute.testing.scenarios.play import play
+from smtproute.testing.scenarios.record import NotRecorded, Recorded, latest, record
+from smtproute.testing.scenarios.scenario import read
 from smtproute.testing.stage import Flow, Stage
 from smtproute.world import World
 

@@ -15,7 +15,7 @@ import pytest
 from smtproute.config.document import Mistake
 from smtproute.core.address import Address
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.scenario import Place, SealTable, Status, Unsealed, read, referred, schema
+from smtproute.testing.scenarios.scenario import Place, SealTable, Status, Unsealed, read, referred, schema
 from smtproute.testing.stage import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -369,7 +369,7 @@ def test_a_reply_may_be_named_by_its_codes(text: str, reply: str, answers: bool)
 
 def test_the_published_schema_is_that_of_the_model() -> None:
     published = json.loads((ROOT / "docs/scenario.schema.json").read_text())
-    assert published == schema(), "python -m smtproute.testing.scenario > docs/scenario.schema.json"
+    assert published == schema(), "python -m smtproute.testing.scenarios.scenario > docs/scenario.schema.json"
 
 
 def test_everything_in_the_schema_is_described() -> None:

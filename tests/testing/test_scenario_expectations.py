@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from smtproute.testing.play import play
-from smtproute.testing.scenario import read
+from smtproute.testing.scenarios.play import play
+from smtproute.testing.scenarios.scenario import read
 
 FLOW = """
 title = "Three letters to a busy server and one beside it"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smtproute.testing import toml
+from smtproute.testing.scenarios import toml
 
 TEXTS = ["", "plain", "a\nb\n", "\nfirst", "it's", "'''", "''", "end'", 'say "x"', '"""', 'end"', "\\d+ \\", "\ttab"]
 UNUSUAL = ["\r\n", "\x00\x7f", "a\\\n  b", '""' * 4, "'''" + '"', "\u2028é\x85", "'''\\u0041", "'''\\\""]

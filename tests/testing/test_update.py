@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smtproute.testing.update import Append, Change, NotUpdated, Put, Remove, difference, updated
+from smtproute.testing.scenarios.update import Append, Change, NotUpdated, Put, Remove, difference, updated
 
 TEXT = '''# A flow, told by hand.
 title = "one"   # short

@@ -42,9 +42,7 @@ from smtproute.core.address import Address
 from smtproute.testing import staging
 from smtproute.testing.pattern import Pattern
 from smtproute.testing.records import NameTables
-from smtproute.testing.script import UpstreamTable
-from smtproute.testing.tables import Table
-from smtproute.testing.values import (
+from smtproute.testing.scenarios.values import (
     Config,
     Count,
     DomainName,
@@ -66,6 +64,8 @@ from smtproute.testing.values import (
     Wait,
     referred,
 )
+from smtproute.testing.script import UpstreamTable
+from smtproute.testing.tables import Table
 
 __all__ = [
     "FIRST",

@@ -13,9 +13,9 @@ from smtproute.config.document import Mistake
 from smtproute.mailauth.keys import SigningKey
 from smtproute.smtp.listener import ListenerFailed
 from smtproute.smtp.tls import TlsFault
-from smtproute.testing.mailing import Mailing
 from smtproute.testing.records import publish
-from smtproute.testing.scenario import FIRST, BeforeTable, Down, Fate, Scenario, ServerTable
+from smtproute.testing.scenarios.mailing import Mailing
+from smtproute.testing.scenarios.scenario import FIRST, BeforeTable, Down, Fate, Scenario, ServerTable
 from smtproute.testing.script import options, rules
 from smtproute.testing.stage import Flow, Stage
 from smtproute.testing.upstream import Received, Upstream, blackhole

@@ -7,11 +7,11 @@ from typing import Any
 
 from smtproute.config.document import Location
 from smtproute.intake.explain import Explained
-from smtproute.testing.comparison import Difference, Mismatch, coded
 from smtproute.testing.expect import route
-from smtproute.testing.outcome import Copy
-from smtproute.testing.scenario import ExplainTable, Place, Status
-from smtproute.testing.update import Append, Change, Put, Remove
+from smtproute.testing.scenarios.comparison import Difference, Mismatch, coded
+from smtproute.testing.scenarios.outcome import Copy
+from smtproute.testing.scenarios.scenario import ExplainTable, Place, Status
+from smtproute.testing.scenarios.update import Append, Change, Put, Remove
 
 __all__ = ["accepted", "accepted_replies", "accepted_routes"]
 

@@ -11,7 +11,7 @@ from smtproute.core.dsn import Failure, compose
 from smtproute.core.message import fields, header_end
 from smtproute.core.reply import Reply
 from smtproute.testing.client import Client
-from smtproute.testing.scenario import ListTable
+from smtproute.testing.scenarios.scenario import ListTable
 from smtproute.testing.stage import Stage
 from smtproute.testing.upstream import Received
 from smtproute.world import Place

@@ -25,11 +25,11 @@ from smtproute.core.settings import Discover, Endpoint, EndpointTls, ListenerTls
 from smtproute.core.transcript import Arrow
 from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.reading import Reading
-from smtproute.testing import toml
-from smtproute.testing.exchanges import exchanges, script
-from smtproute.testing.outcome import Copy, copies
 from smtproute.testing.rules import Verb
-from smtproute.testing.scenario import FIRST, Place, Status
+from smtproute.testing.scenarios import toml
+from smtproute.testing.scenarios.exchanges import exchanges, script
+from smtproute.testing.scenarios.outcome import Copy, copies
+from smtproute.testing.scenarios.scenario import FIRST, Place, Status
 from smtproute.testing.staging import PASSWORD
 
 __all__ = ["NotRecorded", "Recorded", "latest", "record"]

@@ -1,7 +1,9 @@
 """Play: one scenario on a stage of its own, from its first explanation to what its servers have had in the end.
 
-result = await play(read(Path("tests/scenarios/forward.toml")))
-assert result.passed, result.report
+    result = await play(read(Path("tests/scenarios/forward.toml")))
+    assert result.passed, result.report
+
+Nothing is left of the stage afterwards.
 """
 
 from __future__ import annotations
@@ -17,20 +19,19 @@ from smtproute.core.message import apply
 from smtproute.core.settings import ListenerTls
 from smtproute.intake.speaker import SpeakerFault
 from smtproute.spool.queue import SpoolFailed
-from smtproute.testing.acceptance import accepted, accepted_replies, accepted_routes
-from smtproute.testing.certificates import Authority
 from smtproute.testing.client import Sent, letter
-from smtproute.testing.comparison import Expected, compared, unanswered
 from smtproute.testing.expect import misrouted
-from smtproute.testing.outcome import Copy, copies
 from smtproute.testing.report import failure
-from smtproute.testing.scenario import ExplainTable, MessageTable, Scenario, Status, referred
+from smtproute.testing.scenarios.acceptance import accepted, accepted_replies, accepted_routes
+from smtproute.testing.scenarios.comparison import Expected, compared, unanswered
+from smtproute.testing.scenarios.outcome import Copy, copies
+from smtproute.testing.scenarios.scenario import ExplainTable, MessageTable, Scenario, Status, referred
+from smtproute.testing.scenarios.sessions import dialogues
+from smtproute.testing.scenarios.surroundings import Surroundings
+from smtproute.testing.scenarios.update import Change, Put
 from smtproute.testing.seals import judged
-from smtproute.testing.sessions import dialogues
 from smtproute.testing.signer import Signer
 from smtproute.testing.stage import Flow, Stage
-from smtproute.testing.surroundings import Surroundings
-from smtproute.testing.update import Change, Put
 from smtproute.world import SystemClock
 
 __all__ = ["Result", "play"]
@@ -87,8 +88,8 @@ class Result:
         return not self.failures
 
 
-async def play(scenario: Scenario, *, seed: int | None = None, authority: Authority | None = None) -> Result:
-    """Plays a scenario. `seed` takes the place of its own; `authority` may be one that others use too.
+async def play(scenario: Scenario, *, seed: int | None = None) -> Result:
+    """Plays a scenario. `seed` takes the place of its own.
 
     Raises config.document.Mistake for a configuration that cannot be used.
     """
@@ -97,7 +98,7 @@ async def play(scenario: Scenario, *, seed: int | None = None, authority: Author
     now = scenario.now.timestamp() if scenario.now is not None else None
     seed = scenario.seed if seed is None else seed
     mistake: Mistake | None = None
-    async with Stage(seed=seed, now=now, patience=scenario.patience, authority=authority) as stage:
+    async with Stage(seed=seed, now=now, patience=scenario.patience) as stage:
         with Surroundings(scenario, stage) as surroundings:
             playing = _Playing(scenario, stage, surroundings)
             try:

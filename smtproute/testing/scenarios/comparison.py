@@ -12,9 +12,9 @@ from typing import Any
 from smtproute.config.document import Location
 from smtproute.core.message import fields
 from smtproute.testing.difference import change
-from smtproute.testing.outcome import Copy, Seal
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.scenario import (
+from smtproute.testing.scenarios.outcome import Copy, Seal
+from smtproute.testing.scenarios.scenario import (
     FIRST,
     DsnTable,
     ExpectTable,

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smtproute.config.document import Location
-from smtproute.testing import toml
+from smtproute.testing.scenarios import toml
 
 __all__ = ["Append", "Change", "NotUpdated", "Put", "Remove", "difference", "updated"]
 

@@ -13,7 +13,7 @@ from smtproute.core.event import Event, Happening
 from smtproute.core.message import Edit
 from smtproute.core.settings import Kind
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.scenario import Place, Status
+from smtproute.testing.scenarios.scenario import Place, Status
 from smtproute.trace.text import render
 
 if TYPE_CHECKING:
