@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from smtproute.testing.arrivals import Arrival
 from smtproute.testing.expect import assert_arc, assert_route, assert_unchanged, misrouted
 from smtproute.testing.pattern import Pattern
 from smtproute.testing.report import MailAssertion
+from smtproute.testing.signer import Signer
 from smtproute.testing.stage import Flow, Stage
+from smtproute.testing.upstream import on
 from tests.mailauth.arc_peers import AT, BOUNDS, FOUND, ZoneTxt, judged, results, signing_key, zone
 
 CONFIG = """
@@ -46,16 +49,21 @@ mode = "bounce"
 """
 
 
-@pytest.fixture
-async def flow(tmp_path: Any) -> Any:
-    (tmp_path / "virtual").write_text(
+def house(folder: Path) -> str:
+    """The configuration, with the files that it names in a folder."""
+    (folder / "virtual").write_text(
         "name@example.org name@example.org, name@external.example\n"
         "all@example.org kept@example.org, held@example.org, back@example.org, gone@example.org\n"
         "two@example.org one@external.example, two@external.example\n"
     )
-    (tmp_path / "accounts").write_text("name@example.org|{PLAIN}x\n")
+    (folder / "accounts").write_text("name@example.org|{PLAIN}x\n")
+    return CONFIG.format(folder=folder)
+
+
+@pytest.fixture
+async def flow(tmp_path: Path) -> Any:
     async with Stage(seed=7, now=1_700_000_000) as stage:
-        yield await stage.relay(CONFIG.format(folder=tmp_path))
+        yield await stage.relay(house(tmp_path))
 
 
 # Where mail goes
@@ -150,6 +158,7 @@ async def test_what_cannot_be_expected_is_told(flow: Flow) -> None:
 
 # How mail is sealed
 
+DAY = 86_400.0
 LETTER = b"From: Ada <ada@sender.example>\r\nTo: name@example.org\r\nSubject: Hello\r\n\r\nHello.\r\n"
 OTHER = replace(signing_key(), domain="list.example", selector="s1")
 KEYS = ZoneTxt(zone(signing_key(), OTHER))
@@ -334,3 +343,25 @@ async def test_what_a_relay_forwards_is_sealed_and_unchanged(flow: Flow) -> None
     await assert_arc(forwarded, flow.lookup, cv="none", i=1, domain="example.org", selector="mail")
     await assert_arc(kept, flow.lookup, i=0)
     assert forwarded.content != kept.wire
+
+
+async def test_a_seal_is_of_the_time_of_the_stage(tmp_path: Path) -> None:
+    """Its t= may lie days ahead of the machine's time."""
+    async with Stage(seed=7) as stage:
+        flow = await stage.relay(house(tmp_path))
+        stage.upstreams["mx.external.example"].script(on("RCPT", "451 4.7.1 Not now"))
+        await flow.send(LETTER, sender="ada@sender.example", to="name@example.org")
+        await flow.advance(3 * DAY)
+        stage.upstreams["mx.external.example"].script()
+        await flow.advance(DAY)
+        forwarded = await flow.inbox.wait_for(to="name@external.example")
+        await assert_arc(forwarded, flow.lookup, cv="none", i=1)
+
+
+async def test_a_chain_is_judged_at_the_time_of_the_stage(tmp_path: Path) -> None:
+    async with Stage(seed=7, now=4_000_000_000) as stage:
+        flow = await stage.relay(house(tmp_path))
+        once = await Signer(stage.signer("list.example"), flow).seal(LETTER)
+        await flow.send(once, sender="ada@sender.example", to="name@example.org")
+        forwarded = await flow.inbox.wait_for(to="name@external.example")
+        await assert_arc(forwarded, flow.lookup, cv="pass", i=2)
