@@ -125,7 +125,7 @@ async def _judged(stored: Stored, given: _Envelope, settings: Settings, pool: Ex
     if found.dmarc is not None:
         ruling = rule(wanted, found.dmarc.asks, found.seals, chance=0.0)
     # Only what `examine` does not tell is asked for again, and the resolver knows most of it.
-    more = Closer(stored.message, Lookups(lookup, wanted.timeout, wanted.lookups), pool, wanted)
+    more = Closer(stored.message, Lookups(lookup, wanted.timeout, wanted.lookups), pool, wanted, now)
     by_dkim = [_unjudged("dkim", "[authentication] dkim is false", found)]
     by_arc = [_unjudged("arc", "[authentication] arc is false", found)]
     facts = [

@@ -80,12 +80,13 @@ class Instance:
 
 
 async def evaluate(
-    message: bytes, lookup: Lookup, pool: Executor, bounds: Authentication, header: Header | None = None
+    message: bytes, lookup: Lookup, pool: Executor, bounds: Authentication, at: float, header: Header | None = None
 ) -> Chain:
     """Judges the chain of a message (RFC 8617 5.2).
 
-    All keys are looked up at once, and one that is not answered fails the chain. `header` is the message as `opened`,
-    where it was before. What takes CPU runs in `pool`. Whatever the message holds, a Chain comes out.
+    `at` is when the message came in, in seconds since the epoch. `header` is the message as `opened`, where it was
+    before. All keys are looked up at once, and one that is not answered fails the chain. What takes CPU runs in `pool`.
+    Whatever the message holds, a Chain comes out.
     """
     if header is not None and not header.mentions(*NAMES):
         return Chain(ChainStatus.NONE)
@@ -95,7 +96,7 @@ async def evaluate(
     fault = found.fault
     if not fault:
         records = await look_up(key_names(found), lookup)
-        fault = await asyncio.get_running_loop().run_in_executor(pool, validate, found, records)
+        fault = await asyncio.get_running_loop().run_in_executor(pool, validate, found, records, at)
     return Chain(
         ChainStatus.FAIL if fault else ChainStatus.PASS,
         found.highest,
@@ -107,7 +108,7 @@ async def evaluate(
 
 
 async def instances(
-    message: bytes, lookup: Lookup, pool: Executor, bounds: Authentication, header: Header | None = None
+    message: bytes, lookup: Lookup, pool: Executor, bounds: Authentication, at: float, header: Header | None = None
 ) -> tuple[Instance, ...]:
     """Every set of a message judged on its own, from instance 1 on; none where they are not complete.
 
@@ -117,7 +118,7 @@ async def instances(
     if not found.sets:
         return ()
     records = await look_up(key_names(found, every=True), lookup)
-    faults = await asyncio.get_running_loop().run_in_executor(pool, judge_each, found, records)
+    faults = await asyncio.get_running_loop().run_in_executor(pool, judge_each, found, records, at)
     return tuple(
         Instance(
             number,

@@ -31,11 +31,13 @@ Facts = dict[str, Any]
 class Closer:
     """What was found about one message, and the changes that broke its signatures."""
 
-    def __init__(self, message: bytes, lookup: Lookup, pool: Executor, bounds: Authentication) -> None:
+    def __init__(self, message: bytes, lookup: Lookup, pool: Executor, bounds: Authentication, at: float) -> None:
+        """`at` is when the message was judged, in seconds since the epoch."""
         self._message = message
         self._lookup = lookup
         self._pool = pool
         self._bounds = bounds
+        self._at = at
         self._left = _WORK
 
     async def signatures(self, found: Sequence[Signature]) -> list[Facts]:
@@ -69,7 +71,7 @@ class Closer:
         """The chain, and each of its sets."""
         facts: list[Facts] = [{"what": "arc", "result": str(chain.status), "reason": chain.reason, "sets": chain.sets}]
         parts = survey(self._message, self._bounds).sets
-        judged = await instances(self._message, self._lookup, self._pool, self._bounds)
+        judged = await instances(self._message, self._lookup, self._pool, self._bounds, self._at)
         for each, part in zip(judged, parts, strict=True):
             changes: tuple[str, ...] = ()
             if each.signature_fault:

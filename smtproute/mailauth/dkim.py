@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import dkim
 
@@ -27,6 +26,7 @@ from smtproute.mailauth.signature import (
     SignatureFault,
     Tags,
     check_body,
+    check_times,
     domain_in,
     forms,
     key_name,
@@ -42,10 +42,6 @@ __all__ = ["DkimResult", "Signature", "check", "verdict"]
 _NAME = b"dkim-signature"
 _GRAMMAR = (b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
 """The tags that dkimpy is right about: they must be there, in v= and b= is what may be, d= holds no specials."""
-_DRIFT = 300
-"""Seconds that a signature is good for beyond x=, because clocks differ (RFC 6376 3.5); OpenDKIM's ClockDrift."""
-_WRONG_CLOCK = 36_000
-"""Seconds that t= may lie in the future, because some mailers have no right time; dkimpy's."""
 _MOST_NAMES = 1000
 """In h=; a real one has about thirty."""
 _LONGEST_REASON = 300
@@ -130,7 +126,7 @@ def _claim(header: Header, field: Field, bounds: Authentication, at: float) -> _
         tags = read_tags(value, len(raw), bounds.signature_size)
         _check_tags(tags)
         _check_identity(tags)
-        _check_times(tags, at)
+        check_times(tags, at)
         _check_author(tags, header)
     except SignatureFault as fault:
         return _Claim(raw, tags, fault)
@@ -166,22 +162,6 @@ def _identity(tags: Tags) -> str | None:
     """The domain of i=, which is d= by default (RFC 6376 3.5); None where it has none."""
     _, at, domain = tags.get(b"i", b"@" + tags[b"d"]).rpartition(b"@")
     return domain_in(domain) if at else None
-
-
-def _check_times(tags: Tags, at: float) -> None:
-    """t= and x= (RFC 6376 3.5). Raises SignatureFault."""
-    made = int(tags[b"t"]) if b"t" in tags else None
-    if made is not None and made > at + _WRONG_CLOCK:
-        raise SignatureFault(DkimResult.NEUTRAL, "t= is in the future")
-    if b"x" not in tags:
-        return
-    ends = int(tags[b"x"])
-    if made is not None and ends <= made:
-        raise SignatureFault(DkimResult.NEUTRAL, "x= is not after t=")
-    if ends + _DRIFT < at:
-        raise SignatureFault(
-            DkimResult.FAIL, f"it expired at {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M:%S} UTC"
-        )
 
 
 def _check_author(tags: Tags, header: Header) -> None:

@@ -112,7 +112,7 @@ async def examine(
         return await dkim.check(message, lookups.share(), pool, authentication, at, header)
 
     async def sealed() -> Chain:
-        return await arc.evaluate(message, lookups.share(), pool, authentication, header)
+        return await arc.evaluate(message, lookups.share(), pool, authentication, at, header)
 
     async def sent() -> tuple[Spf, Spf]:
         return await spf.check(envelope, lookups.share(), pool, receiver, explained=explained)

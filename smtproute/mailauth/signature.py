@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from dkim.util import InvalidTagValueList, parse_tag_value
@@ -22,6 +23,7 @@ __all__ = [
     "Tags",
     "Unavailable",
     "check_body",
+    "check_times",
     "decoded",
     "domain_in",
     "forms",
@@ -40,6 +42,10 @@ _NUMBER = re.compile(rb"[0-9]{1,20}")
 _MOST_TAGS = 100
 """RFC 6376 3.5 has fourteen."""
 _LONGEST_DOMAIN = 253
+_DRIFT = 300
+"""Seconds that a signature is good for beyond x=, because clocks differ (RFC 6376 3.5); OpenDKIM's ClockDrift."""
+_WRONG_CLOCK = 36_000
+"""Seconds that t= may lie in the future, because some mailers have no right time; dkimpy's."""
 
 
 class DkimResult(StrEnum):
@@ -129,6 +135,22 @@ def forms(canonicalization: bytes) -> tuple[bytes, bytes]:
     if field not in FORMS or body not in FORMS:
         raise SignatureFault(DkimResult.NEUTRAL, "unknown canonicalization c=")
     return field, body
+
+
+def check_times(tags: Tags, at: float) -> None:
+    """t= and x= (RFC 6376 3.5) of a signature that is judged `at` seconds since the epoch. Raises SignatureFault."""
+    made = int(tags[b"t"]) if b"t" in tags else None
+    if made is not None and made > at + _WRONG_CLOCK:
+        raise SignatureFault(DkimResult.NEUTRAL, "t= is in the future")
+    if b"x" not in tags:
+        return
+    ends = int(tags[b"x"])
+    if made is not None and ends <= made:
+        raise SignatureFault(DkimResult.NEUTRAL, "x= is not after t=")
+    if ends + _DRIFT < at:
+        raise SignatureFault(
+            DkimResult.FAIL, f"it expired at {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        )
 
 
 def check_body(tags: Tags, header: Header, form: bytes) -> None:

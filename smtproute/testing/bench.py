@@ -246,7 +246,8 @@ class Bench:
         `domain` and `selector` are those of its seal. None is anything. Raises MailAssertion, AddressError.
         """
         lookup = records(self.flow.snapshot.settings, self.flow.world)
-        judged = expect.assert_arc(_octets(message), lookup, cv=cv, i=i, domain=domain, selector=selector)
+        now = self.stage.clock.now()
+        judged = expect.assert_arc(_octets(message), lookup, now, cv=cv, i=i, domain=domain, selector=selector)
         await self._told(judged, [message])
 
     async def assert_unchanged(self, sent: Message, received: Message, *, without: Iterable[str] = ()) -> None:

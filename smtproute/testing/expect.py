@@ -153,13 +153,16 @@ class Sealing:
     """Set by set who sealed and what does not verify, as `smtproute verify` prints it."""
 
 
-async def sealing(message: bytes, lookup: Lookup) -> Sealing:
-    """What can be found out about the ARC chain of a message. `lookup` is asked for the keys."""
+async def sealing(message: bytes, lookup: Lookup, at: float) -> Sealing:
+    """What can be found out about the ARC chain of a message. `lookup` is asked for the keys.
+
+    `at`: when it is judged, in seconds since the epoch.
+    """
     lookups = Lookups(lookup, _BOUNDS.timeout, _BOUNDS.lookups)
     with ThreadPoolExecutor(1) as pool:
-        chain = await evaluate(message, lookups, pool, _BOUNDS)
-        sets = await instances(message, lookups, pool, _BOUNDS)
-        facts = await Closer(message, lookups, pool, _BOUNDS).chain(chain)
+        chain = await evaluate(message, lookups, pool, _BOUNDS, at)
+        sets = await instances(message, lookups, pool, _BOUNDS, at)
+        facts = await Closer(message, lookups, pool, _BOUNDS, at).chain(chain)
     return Sealing(chain, sets, tuple(line for each in facts for line in told(each)))
 
 
@@ -195,6 +198,7 @@ def missealed(
 async def assert_arc(
     message: bytes | Arrival,
     lookup: Lookup,
+    at: float,
     *,
     cv: str | None = None,
     i: int | None = None,
@@ -206,10 +210,11 @@ async def assert_arc(
     `i` is its instance; 0: there is no ARC field. `cv` is what its seal says of the chain before it: "none" of the
     first set, "pass", or "fail", which ends the chain, so that the newest set alone must verify (RFC 8617 5.1.2).
     `domain` and `selector` are those of its seal. None is anything. `lookup` is asked for the keys.
+    `at`: when it is judged, in seconds since the epoch.
 
     Raises MailAssertion, AddressError for a domain that is none.
     """
-    found = await sealing(message if isinstance(message, bytes) else message.wire, lookup)
+    found = await sealing(message if isinstance(message, bytes) else message.wire, lookup, at)
     if said := missealed(found, cv=cv, i=i, domain=domain, selector=selector):
         raise MailAssertion(failure(said))
 

@@ -23,7 +23,7 @@ async def judged(copy: Copy, lookup: Lookup, pool: Executor) -> Copy:
         return copy
     seal = None
     found = survey(copy.content, _BOUNDS).sets
-    instances = await arc.instances(copy.content, lookup, pool, _BOUNDS) if found else ()
+    instances = await arc.instances(copy.content, lookup, pool, _BOUNDS, copy.at) if found else ()
     if instances:
         newest = instances[-1]
         selector = found[-1].seal.tags.get(b"s", b"").decode("utf-8", "replace")

@@ -37,7 +37,7 @@ class Signer:
         """
         lookup = records(self.flow.snapshot.settings, self.flow.world)
         with ThreadPoolExecutor(1) as pool:
-            chain = await arc.evaluate(message, lookup, pool, _BOUNDS)
+            chain = await arc.evaluate(message, lookup, pool, _BOUNDS, self._now())
         said = f"{self.key.domain}; {results or f'arc={chain.status}'}"
         return arc.seal(message, chain=chain, key=self.key, results=said, at=self._now(), bounds=_BOUNDS) + message
 

@@ -78,11 +78,11 @@ class ZoneTxt:
         raise NotImplementedError
 
 
-def judged(message: bytes, asked: Lookup | Mapping[str, str | bytes] | None = None) -> arc.Chain:
+def judged(message: bytes, asked: Lookup | Mapping[str, str | bytes] | None = None, at: float = AT) -> arc.Chain:
     """evaluate(), from outside an event loop, without whose seals they are and what the results say."""
     lookup = ZoneTxt(zone() if asked is None else asked) if asked is None or isinstance(asked, Mapping) else asked
     with ThreadPoolExecutor(1) as pool:
-        chain = asyncio.run(arc.evaluate(message, lookup, pool, BOUNDS))
+        chain = asyncio.run(arc.evaluate(message, lookup, pool, BOUNDS, at))
     return replace(chain, sealers=(), results=())
 
 

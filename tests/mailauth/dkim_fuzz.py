@@ -88,9 +88,9 @@ async def judge(raw: bytes, text: bytes) -> None:
         assert isinstance(each.result, DkimResult)
         assert each.reason
         assert str(verdict(each))
-    chain = await arc.evaluate(raw, lookup, POOL, BOUNDS)
+    chain = await arc.evaluate(raw, lookup, POOL, BOUNDS, AT)
     assert (chain.status is arc.ChainStatus.FAIL) == bool(chain.reason)
-    for instance in await arc.instances(raw, lookup, POOL, BOUNDS):
+    for instance in await arc.instances(raw, lookup, POOL, BOUNDS, AT):
         assert instance.number
     if text:
         await look_into(text)

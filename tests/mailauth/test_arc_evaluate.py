@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import dkim
 import pytest
-from arc_peers import HEADER, ZoneTxt, by_dkimpy, judged, message, private, sealed, signing_key, zone
+from arc_peers import AT, HEADER, ZoneTxt, by_dkimpy, judged, message, private, sealed, signing_key, zone
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
@@ -80,10 +80,10 @@ def test_chains_that_pass() -> None:
     assert judged(TWICE) == arc.Chain(PASS, 2)
 
 
-def each_set(raw: bytes, records: dict[str, str]) -> tuple[arc.Instance, ...]:
+def each_set(raw: bytes, records: dict[str, str], at: float = AT) -> tuple[arc.Instance, ...]:
     """instances(), from outside an event loop."""
     with ThreadPoolExecutor(1) as pool:
-        return asyncio.run(arc.instances(raw, ZoneTxt(records), pool, BOUNDS))
+        return asyncio.run(arc.instances(raw, ZoneTxt(records), pool, BOUNDS, at))
 
 
 def test_whose_seals_they_are_and_what_the_results_say() -> None:
@@ -93,7 +93,7 @@ def test_whose_seals_they_are_and_what_the_results_say() -> None:
     )
     raw = sealed(raw, arc.Chain(PASS, 1), hop)
     with ThreadPoolExecutor(1) as pool:
-        chain = asyncio.run(arc.evaluate(raw, ZoneTxt(zone(signing_key(), hop)), pool, BOUNDS))
+        chain = asyncio.run(arc.evaluate(raw, ZoneTxt(zone(signing_key(), hop)), pool, BOUNDS, AT))
     assert chain.status is PASS
     assert chain.sealers == ("example.org", "hop.example")
     assert chain.results[0] == "mx.example.org; arc=none; spf=pass; spf=fail; \xff\x80 ("
@@ -124,6 +124,23 @@ def test_a_set_that_breaks_a_rule_is_told_on_its_own() -> None:
     assert (only.status, only.seal_fault, only.signature_fault) == ("fail", "", "")
 
 
+def test_a_set_is_judged_at_the_time_that_is_given() -> None:
+    """The machine's is before that."""
+    raw = handmade(ams=AMS.replace("t=1;", "t=4000000000;"), seal=SEAL.replace("t=1;", "t=4000000000;"))
+    (only,) = each_set(raw, zone(), 4_000_000_000)
+    assert (only.seal_fault, only.signature_fault) == ("", "")
+    (only,) = each_set(raw, zone())
+    assert only.seal_fault == only.signature_fault == "t= is in the future"
+
+
+def test_an_earlier_message_signature_may_have_expired() -> None:
+    hop = signing_key("hop.example", 1024)
+    raw = sealed(handmade(ams=AMS.replace("t=1;", f"x={AT - 301};")), arc.Chain(PASS, 1), hop)
+    assert judged(raw, zone(signing_key(), hop)) == arc.Chain(PASS, 2)
+    first, _ = each_set(raw, zone(signing_key(), hop))
+    assert (first.seal_fault, first.signature_fault) == ("", "it expired at 2023-11-14 22:08:19 UTC")
+
+
 def test_sets_that_are_not_complete_are_not_told_one_by_one() -> None:
     assert each_set(TEXT, {}) == ()
     assert each_set(TWICE.replace(b"i=2;", b"i=3;"), zone()) == ()
@@ -152,8 +169,10 @@ def test_the_verdict() -> None:
         {"ams": AMS.replace("t=1;", "l=21; t=1;")},
         {"seal": SEAL.replace("t=1; ", ""), "ams": AMS.replace("t=1; ", "")},
         {"ams": AMS.replace("bh={bh}", "bh=  {bh}\r\n\t")},
+        {"ams": AMS.replace("t=1;", f"t={AT + 36_000};"), "seal": SEAL.replace("t=1;", f"t={AT + 36_000};")},
+        {"ams": AMS.replace("t=1;", f"x={AT - 300};")},
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_unusual_but_right(parts: dict[str, str]) -> None:
     assert judged(handmade(**parts)) == arc.Chain(PASS, 1)
@@ -167,9 +186,11 @@ def test_unusual_but_right(parts: dict[str, str]) -> None:
         ({"ams": AMS.replace("t=1;", "l=5; t=1;"), "body": b"one line\r\n"[:5]}, "l= covers 5 of 21 octets"),
         ({"ams": AMS.replace("t=1;", "l=500; t=1;")}, "l= covers 500 octets, and the body has 21"),
         ({"ams": AMS.replace("t=1;", f"t={'9' * 5000};")}, "t= is no number"),
-        ({"ams": AMS.replace("t=1;", "t=99999999999;")}, "t= value is in the future"),
+        ({"ams": AMS.replace("t=1;", f"t={AT + 36_001};")}, "ARC-Message-Signature 1: t= is in the future"),
+        ({"seal": SEAL.replace("t=1;", f"t={AT + 36_001};")}, "ARC-Seal 1: t= is in the future"),
         ({"ams": AMS.replace("t=1;", f"x={'1' * 5000};")}, "x= is no number"),
-        ({"ams": AMS.replace("t=1;", "t=1; x=2;")}, "x= value is past"),
+        ({"ams": AMS.replace("t=1;", "t=2; x=2;")}, "ARC-Message-Signature 1: x= is not after t="),
+        ({"ams": AMS.replace("t=1;", f"x={AT - 301};")}, "it expired at 2023-11-14 22:08:19 UTC"),
         ({"ams": AMS.replace("t=1;", f"l={'1' * 70};")}, "l= is no number"),
         ({"ams": AMS.replace("c=relaxed/relaxed", "c=nofws")}, "canonicalization"),
         ({"ams": AMS.replace("h=from:to", "h=from:to:arc-seal")}, "MUST NOT sign ARC-Seal"),
@@ -410,7 +431,7 @@ async def test_the_names_are_asked_for_at_once() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         raw = sealed(ONCE, arc.Chain(PASS, 1), hop)
-        chain = await arc.evaluate(raw, Together(zone(signing_key(), hop)), pool, BOUNDS)
+        chain = await arc.evaluate(raw, Together(zone(signing_key(), hop)), pool, BOUNDS, AT)
     assert chain.status is PASS
 
 
@@ -448,7 +469,7 @@ def test_whatever_escapes_from_dkimpy_is_a_failed_chain() -> None:
     found = survey(ONCE, BOUNDS)
     part = dataclasses.replace(found.sets[0].signature, tags={})
     doctored = dataclasses.replace(found, sets=(dataclasses.replace(found.sets[0], signature=part),))
-    assert validate(doctored, {}).startswith("malformed beyond what could be read")
+    assert validate(doctored, {}, AT).startswith("malformed beyond what could be read")
 
 
 @pytest.mark.timeout(20)

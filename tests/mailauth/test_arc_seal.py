@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from pathlib import Path
 
 import dkim
@@ -97,12 +98,12 @@ def test_three_hops(tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", ["1 KB", "8-bit", "empty"])
 def test_extends_the_chain_of_perl(tmp_path: Path, body: str) -> None:
     theirs = perl_sealed(tmp_path, message(BODIES[body]), OTHER, "none")
-    chain = judged(theirs, BOTH)
+    chain = judged(theirs, BOTH, time.time())
     assert came_to(chain) == (PASS, 1)
     ours = sealed(theirs, chain)
-    assert came_to(judged(ours, BOTH)) == (PASS, 2)
+    assert came_to(judged(ours, BOTH, time.time())) == (PASS, 2)
     again = perl_sealed(tmp_path, ours, OTHER, "pass")
-    assert came_to(judged(again, BOTH)) == (PASS, 3)
+    assert came_to(judged(again, BOTH, time.time())) == (PASS, 3)
     assert [by_dkimpy(each, BOTH) for each in (ours, again)] == ["pass success"] * 2
     assert [verdict.split()[0] for verdict in by_perl(tmp_path, [ours, again], BOTH)] == ["pass"] * 2
 

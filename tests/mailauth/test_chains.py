@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
@@ -89,7 +90,7 @@ async def _sealed_by(hop: SigningKey, content: bytes, folder: Path, server, pool
 
 
 async def _judged(content: bytes, pool: ThreadPoolExecutor) -> arc.Chain:
-    return await arc.evaluate(content, ZoneTxt(RECORDS), pool, Authentication())
+    return await arc.evaluate(content, ZoneTxt(RECORDS), pool, Authentication(), time.time())
 
 
 @pytest.mark.peer("rspamd")
