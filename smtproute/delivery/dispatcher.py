@@ -55,6 +55,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._rested = asyncio.Event()
         """Nothing is under way, and the latest look at the spool found nothing that is due."""
+        self._awaited = 0
+        """How many wait for that."""
         self._draining = False
 
     async def run(self) -> None:
@@ -82,12 +84,16 @@ class Dispatcher:
 
     async def rest(self) -> float | None:
         """Until nothing that was accepted before is due or under way; answers when something will be, if anything."""
-        while True:
-            self._rested.clear()
-            self._wake.set()
-            await self._rested.wait()
-            if self._resting:
-                return self._due
+        self._awaited += 1
+        try:
+            while True:
+                self._rested.clear()
+                self._wake.set()
+                await self._rested.wait()
+                if self._resting:
+                    return self._due
+        finally:
+            self._awaited -= 1
 
     def drain(self) -> None:
         """Claims no more. What is in a lane and not begun stays in the spool."""
@@ -185,7 +191,7 @@ class Dispatcher:
                 if job.entries:
                     await self._attempts.attempt(job, self._settle, self._look_over)
                 lane.done(queued)
-                if self._claimed.remove(queued) or self._claimed.none:
+                if self._claimed.remove(queued) or (self._awaited and self._claimed.none):
                     self._wake.set()
         finally:
             lane.running -= 1
