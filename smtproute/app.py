@@ -287,6 +287,13 @@ class Relay:
         """Those that are open, of every listener."""
         return [session for listener in self._listeners.values() for session in listener.open]
 
+    @property
+    def session(self) -> Session | None:
+        """The one whose task asks; None where it is no session's."""
+        task = asyncio.current_task()
+        found = (listener.served(task) for listener in self._listeners.values())
+        return next((session for session in found if session is not None), None)
+
     @classmethod
     @contextlib.asynccontextmanager
     async def running(

@@ -12,6 +12,8 @@ class Verdict(StrEnum):
     """How a scenario ended."""
 
     OK = "ok"
+    UPDATED = "updated"
+    """It passes as it is now: its expectations were changed."""
     FAILED = "FAILED"
     BROKEN = "BROKEN"
     """It cannot be played: the file has mistakes."""
@@ -28,4 +30,9 @@ class Ending:
     title: str = ""
     seconds: float = 0.0
     told: str = ""
-    """Everything there is to say where it is not ok."""
+    """Everything there is to say where it is not ok: of one that was updated, how."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is as its file has it."""
+        return self.verdict in (Verdict.OK, Verdict.UPDATED)

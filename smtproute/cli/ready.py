@@ -9,15 +9,27 @@ from pathlib import Path
 
 import typer
 
-__all__ = ["READY", "check_ready", "write_ready"]
-
-READY = typer.Option("--ready-file", help="Write the listeners' addresses here, as JSON, once they listen.")
+__all__ = ["READY", "write_ready"]
 
 
-def check_ready(file: Path | None) -> None:
-    """Raises typer.BadParameter where the file, if one is wanted, could not be written."""
-    if file is not None and not file.parent.is_dir():
-        raise typer.BadParameter(f"{file.parent} is no folder: make it first", param_hint="--ready-file")
+def _unwritten(file: Path | None) -> Path | None:
+    """Removes what a process before this one has left, which says wrong things; before anything slow is done.
+
+    Raises typer.BadParameter where the file could not be written.
+    """
+    if file is not None:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"{file}: {(error.strerror or str(error)).lower()}") from None
+        if not file.parent.is_dir():
+            raise typer.BadParameter(f"{file.parent} is no folder: make it first")
+    return file
+
+
+READY = typer.Option(
+    "--ready-file", help="Write the listeners' addresses here, as JSON, once they listen.", callback=_unwritten
+)
 
 
 def write_ready(file: Path, addresses: Mapping[str, tuple[str, int]], **more: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from smtproute.cli.configuration import OPTION
-from smtproute.cli.ready import READY, check_ready, write_ready
+from smtproute.cli.ready import READY, write_ready
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,7 +42,6 @@ def command(
     from smtproute.spool.queue import SpoolFailed
 
     log = loaded(config).snapshot.settings.log
-    check_ready(ready_file)
     file = find(config, os.environ, Path.cwd())
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ def _unreadable(event: Event) -> None:
 async def opened(config: str | None) -> AsyncIterator[OperatorSpool]:
     """The configured spool, without taking it from a relay; where there is none yet, the program ends with 78."""
     from smtproute.config.document import Mistake
+    from smtproute.config.load import find
     from smtproute.spool.queue import SpoolFailed
     from smtproute.spool.sqlite import SqliteSpool
     from smtproute.world import World
@@ -33,8 +35,11 @@ async def opened(config: str | None) -> AsyncIterator[OperatorSpool]:
     try:
         folder = Path(reader(config)().settings.state) / "spool"
         spool = await SqliteSpool.beside(str(folder), World(), _unreadable)
-    except (Mistake, SpoolFailed) as failed:
-        refuse(str(failed))
+    except Mistake as mistake:
+        refuse(str(mistake))
+    except SpoolFailed as failed:
+        mend = "" if find(config, os.environ, Path.cwd()) else ". Name the relay's configuration file by -c"
+        refuse(f"{folder}: {failed}{mend}")
     try:
         yield spool
     except SpoolFailed as failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from smtproute.testing.scenarios.update import Change
 
 __all__ = ["command"]
+
+_TERMINATED = 128 + signal.SIGTERM
+"""The exit status of a program that SIGTERM ended, as shells have it."""
 
 
 def command(
@@ -39,12 +43,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs", "-j", min=1, metavar="N", help="Scenarios at once; default: one a CPU.", show_default=False
-        ),
-    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="So many scenarios at once.")] = 8,
     seed: Annotated[
         int | None,
         typer.Option(metavar="N", help="Of all that is left to chance; default: the file's.", show_default=False),
@@ -75,24 +74,24 @@ def command(
     Exit status: 0 all passed, 1 some did not, 64 wrong usage, 78 a scenario file, or with --record a configuration,
     cannot be used; the others are played all the same.
     """
-    import os
-
     if recorded is not None:
         _record(recorded, paths or [], config)
         return
     if not paths:
         raise typer.BadParameter("Missing argument PATH: name scenario files, or folders of them")
     files = _found(paths)
-    _test(files, expression, jobs or os.cpu_count() or 1, seed, report, update)
+    _test(files, expression, jobs, seed, report, update)
 
 
 def _found(paths: Sequence[str]) -> list[Path]:
     """The files, each once. Raises typer.BadParameter."""
+    from smtproute.testing.scenarios.folder import is_scenario
+
     found: dict[Path, None] = {}
     for each in paths:
         path = Path(each)
         if path.is_dir():
-            found |= dict.fromkeys(file for file in sorted(path.rglob("*.toml")) if _is_scenario(file))
+            found |= dict.fromkeys(file for file in sorted(path.rglob("*.toml")) if is_scenario(file))
         elif path.exists():
             found[path] = None
         else:
@@ -100,16 +99,6 @@ def _found(paths: Sequence[str]) -> list[Path]:
     if not found:
         raise typer.BadParameter(f"there is no scenario in {' '.join(paths)}")
     return list(found)
-
-
-def _is_scenario(file: Path) -> bool:
-    """Whether a file of a folder is meant to be one; what cannot be read is, and its mistake is told."""
-    import tomllib
-
-    try:
-        return bool({"title", "message", "explain"}.intersection(tomllib.loads(file.read_text())))
-    except (OSError, ValueError):
-        return True
 
 
 def _test(
@@ -124,10 +113,13 @@ def _test(
     clock = SystemClock()
     began, now = clock.monotonic(), clock.now()
     chosen = _chosen([(file, _read(file)) for file in files], expression)
-    tested = asyncio.run(_all(chosen, jobs, seed, update))
+    try:
+        tested = asyncio.run(_all(chosen, jobs, seed, update))
+    except asyncio.CancelledError:
+        raise typer.Exit(_TERMINATED) from None
     for each in tested:
-        if each.told:
-            print(f"\n{_heading(each)}\n\n{each.told}")
+        if each.told:  # a mistake names its file itself
+            print(f"\n{each.told}" if each.verdict is Verdict.BROKEN else f"\n{_heading(each)}\n\n{each.told}")
     seconds = clock.monotonic() - began
     print(f"\n{_sum(tested)} in {seconds:.1f} s")
     if report is not None:
@@ -135,10 +127,9 @@ def _test(
             report.write_bytes(junit(tested, seconds, now))
         except OSError as error:
             raise typer.BadParameter(f"--junit {report}: {(error.strerror or str(error)).lower()}") from None
-    verdicts = {each.verdict for each in tested}
-    if Verdict.BROKEN in verdicts:
+    if any(each.verdict is Verdict.BROKEN for each in tested):
         raise typer.Exit(CONFIG)
-    raise typer.Exit(1 if verdicts & {Verdict.FAILED, Verdict.FAULT} else 0)
+    raise typer.Exit(0 if all(each.passed for each in tested) else 1)
 
 
 def _chosen(
@@ -162,11 +153,15 @@ def _chosen(
 async def _all(
     read: Sequence[tuple[Path, Scenario | Ending]], jobs: int, seed: int | None, update: bool
 ) -> list[Ending]:
-    """Plays them, so many at once, and says how each ended, in their order."""
+    """Plays them, so many at once, and says how each ended, in their order. SIGTERM cancels them, as SIGINT does."""
     import asyncio
 
     from smtproute.cli.ending import Ending
+    from smtproute.spool.queue import SpoolFailed
 
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     free = asyncio.Semaphore(jobs)
     ended: dict[int, Ending] = {}
     told = 0
@@ -180,12 +175,18 @@ async def _all(
 
     async def one(number: int, file: Path, scenario: Scenario | Ending) -> None:
         async with free:
-            tell(number, scenario if isinstance(scenario, Ending) else await _played(file, scenario, seed, update))
+            if isinstance(scenario, Ending):
+                tell(number, scenario)
+                return
+            try:
+                ending = await _played(file, scenario, seed, update)
+            except* (OSError, SpoolFailed, ValueError, LookupError, RuntimeError, AssertionError) as fault:
+                ending = _fault(file, scenario.title, fault)
+            tell(number, ending)
 
-    playing = (one(number, *each) for number, each in enumerate(read))
-    for number, raised in enumerate(await asyncio.gather(*playing, return_exceptions=True)):
-        if isinstance(raised, BaseException):
-            tell(number, _fault(read[number][0], read[number][1].title, raised))
+    async with asyncio.TaskGroup() as group:
+        for number, each in enumerate(read):
+            group.create_task(one(number, *each))
     return [ended[number] for number in range(len(read))]
 
 
@@ -206,31 +207,38 @@ async def _played(file: Path, scenario: Scenario, seed: int | None, update: bool
     from smtproute.testing.scenarios.scenario import read
     from smtproute.testing.scenarios.update import NotUpdated
 
+    passes = Verdict.OK
     try:
         result = await play(scenario, seed=seed)
         told = result.report
         if update and result.changes:
             try:
-                told = _updated(file, result.changes)
+                _update(file, result.changes)
             except NotUpdated as why:
                 told = f"cannot be updated: {why}\n\n{told}"
             else:
+                passes = Verdict.UPDATED
                 result = await play(read(file), seed=seed)
-                told += f"\n\n{result.report}" if result.report else ""
+                told = result.report
     except Mistake as mistake:
         return _broken(file, scenario.title, mistake)
-    verdict = Verdict.OK if result.passed else Verdict.FAILED
+    verdict = passes if result.passed else Verdict.FAILED
     return Ending(str(file), verdict, scenario.title, result.seconds, told)
 
 
-def _updated(file: Path, changes: Sequence[Change]) -> str:
-    """Writes the changes into the file; answers what they are. Raises NotUpdated."""
-    from smtproute.testing.scenarios.update import difference, updated
+def _update(file: Path, changes: Sequence[Change]) -> None:
+    """Shows what the changes are, and writes them into the file. Raises NotUpdated."""
+    from smtproute.testing.scenarios.update import NotUpdated, difference, updated
 
-    old = file.read_bytes().decode()
+    octets = file.read_bytes()
+    old = octets.decode("utf-8-sig")
+    mark = octets.removesuffix(old.encode())  # of byte order, or nothing
     new = updated(old, changes)
-    file.write_bytes(new.encode())
-    return difference(old, new, str(file)).rstrip("\n")
+    print(f"\n{difference(old, new, str(file))}", flush=True)
+    try:
+        file.write_bytes(mark + new.encode())
+    except OSError as error:
+        raise NotUpdated(f"the file cannot be written: {(error.strerror or 'error').lower()}") from None
 
 
 def _broken(file: Path, title: str, mistake: Exception) -> Ending:
@@ -239,7 +247,7 @@ def _broken(file: Path, title: str, mistake: Exception) -> Ending:
     return Ending(str(file), Verdict.BROKEN, title, told=str(mistake))
 
 
-def _fault(file: Path, title: str, fault: BaseException) -> Ending:
+def _fault(file: Path, title: str, fault: ExceptionGroup[Exception]) -> Ending:
     import traceback
 
     from smtproute.cli.ending import Ending, Verdict
@@ -249,7 +257,7 @@ def _fault(file: Path, title: str, fault: BaseException) -> Ending:
 
 
 def _line(tested: Ending) -> str:
-    return f"{tested.verdict:<6}  {_heading(tested)} ({tested.seconds:.2f} s)"
+    return f"{tested.verdict:<7} {_heading(tested)} ({tested.seconds:.2f} s)"
 
 
 def _heading(tested: Ending) -> str:
@@ -264,6 +272,7 @@ def _sum(tested: Sequence[Ending]) -> str:
 
     words = {
         Verdict.OK: "passed",
+        Verdict.UPDATED: "updated",
         Verdict.FAILED: "failed",
         Verdict.BROKEN: "broken",
         Verdict.FAULT: "ended by a fault",

@@ -6,14 +6,13 @@ import os
 import signal
 import tempfile
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
-from smtproute.cli.ready import READY, check_ready, write_ready
+from smtproute.cli.ready import READY, write_ready
 
 if TYPE_CHECKING:
     from smtproute.testing.certificates import Authority
@@ -44,16 +43,11 @@ def command(
 
     from smtproute.cli.configuration import refuse
     from smtproute.config.document import Mistake
-    from smtproute.core.address import AddressError, Domain
+    from smtproute.core.address import AddressError, Domain, written_ip
     from smtproute.testing.script import UpstreamTable, read
 
-    check_ready(ready_file)
-    if save is not None and not save.is_dir():
-        raise typer.BadParameter(f"{save} is no folder: make it first", param_hint="--save")
-    try:
-        ip_address(host)
-    except ValueError:
-        raise typer.BadParameter(f"{host!r} is no IP address", param_hint="--host") from None
+    if written_ip(host) is None:
+        raise typer.BadParameter(f"{host!r} is no IP address", param_hint="--host")
     try:
         Domain.parse(name)
     except AddressError as error:
@@ -62,6 +56,11 @@ def command(
         table = read(script) if script is not None else UpstreamTable()
     except Mistake as mistake:
         refuse(str(mistake))
+    if save is not None:
+        try:
+            save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"{save}: {(error.strerror or str(error)).lower()}", param_hint="--save") from None
     try:
         asyncio.run(_serve(table, host, port, name, save, ready_file))
     finally:
@@ -91,6 +90,10 @@ async def _serve(
         print(_message(received, file), flush=True)
         upstream.received.clear()  # nobody asks for it again, and this may run for long
 
+    def end(session: Session) -> None:
+        print(_session(session), flush=True)
+        upstream.sessions.remove(session)
+
     async with AsyncExitStack() as stack:
         authority = Authority(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smtproute-"))))
         upstream = Upstream(
@@ -99,7 +102,7 @@ async def _serve(
             host=host,
             port=port,
             on_message=take,
-            on_end=lambda session: print(_session(session), flush=True),
+            on_end=end,
         )
         try:
             await stack.enter_async_context(upstream)

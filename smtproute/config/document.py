@@ -16,12 +16,13 @@ from typing import Any
 
 from smtproute.config import files
 
-__all__ = ["Document", "Location", "Mistake", "parse", "read", "variable"]
+__all__ = ["PREFIX", "Document", "Location", "Mistake", "parse", "read", "variable"]
 
 Location = tuple[str | int, ...]
 """Keys and list positions from the top of the document."""
 
 PREFIX = "SMTPROUTE__"
+"""How the variables of the environment begin that stand for keys."""
 
 _HEADER = re.compile(r"\s*\[{1,2}([^\[\]]+)\]{1,2}")
 _SEVERAL = re.compile(r"\s*(?:(?:arc|dkim)\s*\.\s*keys\s*\.|route\s*$)")

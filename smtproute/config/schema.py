@@ -71,8 +71,9 @@ _LARGEST = 2**63 - 1
 
 def close(word: str, known: tuple[str, ...]) -> str:
     """` Did you mean "x"?`, or nothing."""
-    found = get_close_matches(word.lower(), known, 1, 0.65)
-    return f' Did you mean "{found[0]}"?' if found else ""
+    written = {each.lower(): each for each in known}
+    found = get_close_matches(word.lower(), written, 1, 0.65)
+    return f' Did you mean "{written[found[0]]}"?' if found else ""
 
 
 def _text(value: object) -> str:

@@ -44,8 +44,7 @@ def said(model: type[BaseModel], location: Location, error: ErrorDetails) -> str
             return str(error["ctx"]["error"])
         case "enum" | "literal_error":
             known = tuple(re.findall(r"'([^']*)'", error["ctx"]["expected"]))
-            near = close(str(error["input"]), tuple(map(str.lower, known)))
-            return f"not one of {', '.join(known)}.{near}"
+            return f"not one of {', '.join(known)}.{close(str(error['input']), known)}"
         case "extra_forbidden":
             return _unknown(str(location[-1]), location, model)
         case "missing":

@@ -100,6 +100,10 @@ class Listener:
         """The sessions of the open connections, but for those whose TLS has yet to begin."""
         return [session for session in self._sessions.values() if session is not None]
 
+    def served(self, task: asyncio.Task[Any] | None) -> Session | None:
+        """The session that a task serves; None where it serves none of these."""
+        return self._sessions.get(task) if task is not None else None
+
     async def __aenter__(self) -> Self:
         """Listens. Raises ListenerFailed."""
         settings = self._settings

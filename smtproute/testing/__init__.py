@@ -1,5 +1,10 @@
 """Mail flows under test: relays on a stage, with scripted servers, names, keys and a clock around them.
 
+A Stage has everything: names, servers, clients, the clock, and relays, each a Flow on it. A copy that has come where it
+goes is an Arrival, in the stage's Inbox. Scenarios play on a stage as it is.
+A Bench is a stage with one flow, and what a test asks of them. It lives in the relay's event loop.
+A Harness is a bench with that loop in a thread, each call of which waits: what fixtures and unittest have.
+
 What a test writes is here by name; it is imported when it is asked for. Nothing here is imported by the relay.
 """
 

@@ -21,7 +21,7 @@ from smtproute.testing.upstream import Received
 if TYPE_CHECKING:
     from smtproute.testing.stage import Flow, Stage
 
-__all__ = ["Arrival", "Arrivals"]
+__all__ = ["Arrival", "Arrivals", "headers"]
 
 _ID = re.compile(rb"\sid ([0-9A-Z]{15})\b")
 """In a Received field of ours."""
@@ -29,7 +29,10 @@ _DSN = re.compile(rb"\s*<([0-9A-Z]{15})\.[0-9a-f]{16}@")
 """The Message-ID of a DSN of ours, which has no Received field."""
 
 
-@dataclass(frozen=True, slots=True)
+_SPACE = re.compile(r"[ \t\r\n]+")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Arrival:
     """One copy that has come where it goes."""
 
@@ -54,6 +57,9 @@ class Arrival:
     """Name of the endpoint."""
     received: Received | None = None
     """What the host that took it knows of it."""
+
+    def __repr__(self) -> str:
+        return f"<Arrival: {self.kind} to {', '.join(self.recipients)}, {self.subject!r}, {len(self.content)} octets>"
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -86,14 +92,12 @@ class Arrival:
         return self._body("html")
 
     def header(self, name: str) -> str | None:
-        """The topmost header field of this name, unfolded and decoded (RFC 2047); None where there is none."""
+        """The topmost header field of this name, as in `headers`; None where there is none."""
         return next(iter(self.headers(name)), None)
 
     def headers(self, name: str) -> list[str]:
-        """Every header field of this name, the topmost first."""
-        content = _crlf(self.content)
-        wanted = name.lower().encode()
-        return [_decoded(each.value(content)) for each in fields(content) if each.name == wanted]
+        """Every header field of this name, the topmost first: see `headers` of this module."""
+        return headers(_crlf(self.content), name)
 
     def _body(self, kind: str) -> str:
         part = self.email.get_body(preferencelist=(kind,))
@@ -189,6 +193,13 @@ class Arrivals:
         )
 
 
+def headers(content: bytes, name: str) -> list[str]:
+    """The values of every header field of this name, the topmost first: unfolded, decoded (RFC 2047), and each run of
+    white space one blank."""
+    wanted = name.lower().encode()
+    return [_decoded(each.value(content)) for each in fields(content) if each.name == wanted]
+
+
 async def _kept(flow: Flow, event: Event) -> Arrival | None:
     """What stays in the house; None for what a server took."""
     facts = event.facts
@@ -241,8 +252,9 @@ def _queue_id(content: bytes) -> str:
 
 
 def _decoded(value: bytes) -> str:
-    text = value.replace(b"\r\n", b"").strip().decode("utf-8", "replace")
-    return str(default.header_factory("Subject", text)) if "=?" in text else text
+    text = value.replace(b"\r\n", b"").decode("utf-8", "replace")
+    text = str(default.header_factory("Subject", text)) if "=?" in text else text
+    return _SPACE.sub(" ", text).strip()
 
 
 def _crlf(content: bytes) -> bytes:

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from email.policy import SMTP
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from smtproute.app import records, usage
 from smtproute.config.schema import Duration
-from smtproute.core.address import Address
-from smtproute.core.event import Event, Happening
 from smtproute.core.settings import Auth, Listener, ListenerTls, Role
 from smtproute.core.transcript import legible
-from smtproute.intake.explain import Explained, explain
-from smtproute.intake.speaker import speaker
-from smtproute.testing import expect
 from smtproute.testing.arrivals import Arrival
-from smtproute.testing.certificates import Authority
 from smtproute.testing.client import HELO, Sent
+from smtproute.testing.difference import change
+from smtproute.testing.expect import misrouted, missealed, routes, sealing
 from smtproute.testing.inbox import TIMEOUT, Inbox
+from smtproute.testing.pattern import Pattern
 from smtproute.testing.report import MailAssertion, failure
 from smtproute.testing.signer import Signer
-from smtproute.testing.stage import Flow, Stage
-from smtproute.testing.staging import Config
+from smtproute.testing.stage import REST, Flow, Stage
+from smtproute.testing.staging import Config, key_file
+from smtproute.testing.thread import BEFORE, NotRunning
 from smtproute.testing.upstream import Upstream
 from smtproute.trace.text import render
 
@@ -48,26 +46,21 @@ _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 class Bench:
     """Stands from `async with` on."""
 
-    flow: Flow
-    inbox: Inbox
-    """What arrived, as far as this test sees it."""
-
-    def __init__(
-        self, config: Config, *, seed: int, patience: float, now: float | None, authority: Authority | None
-    ) -> None:
+    def __init__(self, config: Config, stage: Stage) -> None:
         """See `testing.harness.Harness`."""
-        self.seed = seed
-        self.stage = Stage(seed=seed, patience=patience, now=now, authority=authority)
+        self.stage = stage
+        self.inbox = stage.inbox
+        """What arrived, as far as this test sees it."""
         self.token = ""
         """What the addresses of this test have after their `+`, where the relay is shared with others."""
         self._config = config
+        self._flow: Flow | None = None
 
     async def __aenter__(self) -> Self:
         """Raises config.document.Mistake and app.Refused."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.stage)
-            self.flow = await self.stage.relay(self._config)
-            self.inbox = self.stage.inbox
+            self._flow = await self.stage.relay(self._config)
             self._stack = stack.pop_all()
         return self
 
@@ -75,6 +68,13 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.__aexit__(kind, error, traceback)
+
+    @property
+    def flow(self) -> Flow:
+        """Its relay. Raises NotRunning."""
+        if self._flow is None:
+            raise NotRunning(BEFORE)
+        return self._flow
 
     def shared(self, token: str) -> Bench:
         """The same for one test of several: it sees only mail to or from addresses with its token."""
@@ -128,7 +128,7 @@ class Bench:
 
         Octets go as they are, a text with CRLF for its line ends; None: a short letter. An empty `sender` is the null
         one. `listener`: its name; None: the first one. `client`: the IP address that the relay takes the client for.
-        Raises KeyError where there is no such listener, TimeoutError where a reply does not come.
+        Raises LookupError where there is no such listener, TimeoutError where a reply does not come.
         """
         return await self.flow.send(
             _content(content),
@@ -157,7 +157,9 @@ class Bench:
 
         Who speaks is as in `intake.speaker`; an empty `sender` is the null one. Raises AddressError, SpeakerFault.
         """
-        explained = await self._explained(addresses, sender, client, listener, login)
+        explained = await self.flow.explain(
+            *addresses, sender=sender, client=client or None, listener=listener or None, login=login or None
+        )
         return "\n".join(legible(line) for each in explained for line in each.lines())
 
     async def trace(self, message: str) -> str:
@@ -165,9 +167,18 @@ class Bench:
         return "\n".join(render(await self.flow.trace(message)))
 
     async def advance(self, time: str | float) -> None:
-        """Lets time pass, "5d" or seconds: each retry happens at its hour. Raises ValueError for no such time."""
-        seconds = TypeAdapter(Duration).validate_python(time) if isinstance(time, str) else time
-        await self.flow.advance(seconds)
+        """Lets time pass, "5d" or seconds: each retry happens at its hour.
+
+        Raises ValueError for no such time, MailAssertion where all does not come to rest before the next hour.
+        """
+        try:
+            seconds = TypeAdapter(Duration).validate_python(time) if isinstance(time, str) else time
+        except ValidationError as wrong:
+            raise ValueError(f"advance({time!r}): {wrong.errors()[0]['ctx']['error']}") from None
+        try:
+            await self.flow.advance(seconds, REST)
+        except TimeoutError:
+            raise await self.inbox.restless(REST) from None
 
     async def upstream(self, name: str) -> tuple[str, Upstream]:
         """A server by its host name or its endpoint's name, which is then the name of its inbox too.
@@ -194,6 +205,7 @@ class Bench:
 
     async def signer(self, domain: str, selector: str) -> Signer:
         """A key of somebody else's, published."""
+        await self.stage.aside(partial(key_file, self.stage.folder))  # the first one takes a while
         return Signer(self.stage.signer(domain, selector), self.flow)
 
     # What is claimed of it
@@ -214,21 +226,20 @@ class Bench:
         login: str = "",
     ) -> None:
         """That mail to this address goes exactly there: to each of these mailboxes, endpoints (name and address),
-        captures, and nowhere else; or that it is `refused` with this reply.
+        captures, and nowhere else; or that it is `refused` with this reply: a code, "550 5.1.1", or a pattern of it
+        all. A dead branch of an alias is a bounce.
 
-        Who sends it is as in `explain`. Raises MailAssertion.
+        Who sends it is as in `explain`. Raises MailAssertion; ValueError where nothing is expected, AddressError for an
+        address that is none.
         """
-        (explained,) = await self._explained([address], sender, client, listener, login)
-        expect.assert_route(
-            explained,
-            mailbox=mailbox,
-            endpoint=endpoint,
-            capture=capture,
-            held=held,
-            bounce=bounce,
-            refused=refused,
-            seed=self.seed,
+        expected = routes(mailbox=mailbox, endpoint=endpoint, capture=capture, held=held, bounce=bounce)
+        if not expected and not refused:
+            raise ValueError("say where it goes: mailbox, endpoint, capture, held or bounce; or refused")
+        (explained,) = await self.flow.explain(
+            address, sender=sender, client=client or None, listener=listener or None, login=login or None
         )
+        if wrong := misrouted(explained, expected, Pattern.parse(refused or "2*")):
+            raise MailAssertion(failure(wrong, again=self.stage.again))
 
     async def assert_arc(
         self,
@@ -245,10 +256,10 @@ class Bench:
         first set, "pass", or "fail", which ends the chain, so that the newest set alone must verify (RFC 8617 5.1.2).
         `domain` and `selector` are those of its seal. None is anything. Raises MailAssertion, AddressError.
         """
-        lookup = records(self.flow.snapshot.settings, self.flow.world)
         now = self.stage.clock.now()
-        judged = expect.assert_arc(_octets(message), lookup, now, cv=cv, i=i, domain=domain, selector=selector)
-        await self._told(judged, [message])
+        found = await sealing(_octets(message), self.flow.lookup, self.stage.pool, now)
+        if wrong := missealed(found, cv=cv, i=i, domain=domain, selector=selector):
+            raise MailAssertion(await self.report(wrong, [_queue_id(message)]))
 
     async def assert_unchanged(self, sent: Message, received: Message, *, without: Iterable[str] = ()) -> None:
         """That a message arrived octet by octet as it was sent, with header fields put in front and nothing else.
@@ -256,36 +267,15 @@ class Bench:
         `without`: names of header fields that were to be removed on the way. Raises MailAssertion.
         """
 
-        async def compared() -> None:
-            expect.assert_unchanged(_octets(sent), _octets(received), without=without)
-
-        await self._told(compared(), [received, sent])
+        if wrong := change(_octets(sent), _octets(received), without):
+            indented = "\n".join(f"  {line}" for line in wrong.split("\n"))
+            told = f"expected the message as it was sent, with header fields put in front; it was changed:\n{indented}"
+            raise MailAssertion(await self.report(told, [_queue_id(received), _queue_id(sent)]))
 
     async def report(self, headline: str = "", messages: Iterable[str] = ()) -> str:
-        """What arrived, the traces of these messages (queue ids; none: of all, the latest first), and the seed."""
-        wanted = [message for message in messages if message] or [*reversed(self._received())]
-        traces = [await self.flow.trace(message) for message in dict.fromkeys(wanted)]
-        return failure(headline, arrivals=self.inbox.messages, traces=traces, seed=self.seed).lstrip("\n")
-
-    async def _told(self, judged: Awaitable[None], messages: Sequence[Message]) -> None:
-        """What a comparison says of these messages, with what arrived and what became of them. Raises MailAssertion."""
-        try:
-            await judged
-        except MailAssertion as failed:
-            raise MailAssertion(await self.report(str(failed), map(_queue_id, messages))) from None
-
-    async def _explained(
-        self, addresses: Sequence[str], sender: str, client: str, listener: str, login: str
-    ) -> list[Explained]:
-        snapshot, now = self.flow.snapshot, self.flow.world.clock.now()
-        writer = Address.parse(sender) if sender else None
-        envelope = speaker(
-            snapshot, sender=writer, client=client or None, listener=listener or None, login=login or None
-        )
-        recipients = [Address.parse(address) for address in addresses]
-        lookup, candidates = records(snapshot.settings, self.flow.world), self.flow.relay.endpoints.candidates
-        with usage(snapshot.settings) as held:
-            return await explain(snapshot, candidates, held, envelope, recipients, now, lookup)
+        """What arrived and what was refused, the traces of these messages (queue ids; none: of all, the latest first),
+        and the seed."""
+        return self.inbox.report(headline, [message for message in messages if message])
 
     def _listener(self, tls: Tls | None) -> Listener:
         """The listener for an application's mail: one that relays for it rather than one for strangers."""
@@ -294,7 +284,9 @@ class Bench:
             None: (ListenerTls.NONE, ListenerTls.STARTTLS),
             "starttls": (ListenerTls.STARTTLS,),
             "implicit": (ListenerTls.IMPLICIT,),
-        }[tls]
+        }.get(tls)
+        if wanted is None:
+            raise ValueError(f'there is no tls = {tls!r}. Write "starttls", "implicit" or None.')
         fit = [each for each in listeners if each.tls in wanted]
         if not fit:
             known = ", ".join(f"{each.name} (tls = {each.tls})" for each in listeners)
@@ -305,17 +297,6 @@ class Bench:
         # In a sender that SRS has rewritten the token ends the local part.
         has = re.compile(rf"\+{self.token}(?![a-z0-9])", re.IGNORECASE)
         return not self.token or any(has.search(address) for address in addresses)
-
-    def _received(self) -> list[str]:
-        """The queue ids of the messages so far that concern this test."""
-        envelopes: dict[str, list[str]] = {}
-        for event in self.flow.journal.events:
-            match event:
-                case Event(what=Happening.RECEIVED):
-                    envelopes.setdefault(event.message, []).append(event.facts["sender"])
-                case Event(what=Happening.PLANNED):
-                    envelopes.setdefault(event.message, []).append(event.facts["recipient"])
-        return [message for message, addresses in envelopes.items() if self._mine(addresses)]
 
 
 def _content(written: bytes | str | EmailMessage | None) -> bytes | None:

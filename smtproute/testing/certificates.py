@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from smtproute.core.address import Domain
+from smtproute.core.address import Domain, written_ip
 
 __all__ = ["Authority", "CertificateFault"]
 
@@ -147,15 +147,9 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
 
 def _key(name: str) -> str:
     """One text for a host name or an IP address. Raises AddressError."""
-    try:
-        return str(ip_address(name))
-    except ValueError:
-        return Domain.parse(name).key
+    return written_ip(name) or Domain.parse(name).key
 
 
 def _alternative(name: str) -> x509.GeneralName:
-    key = _key(name)
-    try:
-        return x509.IPAddress(ip_address(key))
-    except ValueError:
-        return x509.DNSName(key)
+    ip = written_ip(name)
+    return x509.DNSName(_key(name)) if ip is None else x509.IPAddress(ip_address(ip))

@@ -25,9 +25,9 @@ TIMEOUT = 60.0
 """Seconds that the client waits for each reply."""
 
 _REPLY = re.compile(r"([2-5]\d\d)(?:([ -])(.*))?")
-_LINE = b"All work and no play makes a long letter.\r\n"
 _ID = re.compile(r"(?:queued|relayed) as ([0-9A-Z]{15})\b")
 _FILLER = b"The quick brown fox jumps over the lazy dog, and the dog does not mind it.\r\n"
+_SECRET = "[credentials]"
 _DOTTED = re.compile(rb"(\A|\r\n)\.")
 
 
@@ -38,6 +38,7 @@ class Sent:
     sender: str
     recipients: tuple[str, ...]
     content: bytes
+    """As it was sent, with the CRLF that was added at its end if need be."""
     replies: Mapping[str, str]
     """By command: CONNECT, the hello, STARTTLS, AUTH, MAIL, DATA (the dot, or DATA where that is refused), QUIT; and
     by recipient (in LMTP that to the dot). Further lines of a reply come after a line break, without the code."""
@@ -99,7 +100,7 @@ class _Dialogue:
 
     def __init__(self, client: Client, content: bytes, sender: str, to: Sequence[str]) -> None:
         self._client = client
-        self._content = content
+        self._content = content if content.endswith(b"\r\n") else content + b"\r\n"
         self._sender = sender
         self._to = tuple(to)
         self._replies: dict[str, str] = {}
@@ -182,11 +183,11 @@ class _Dialogue:
         offered = self._offered.get("AUTH", "").upper().split()
         if "LOGIN" not in offered or "PLAIN" in offered:
             response = _encoded("\0".join(("", name, password)))
-            self._positive(await self._command(f"AUTH PLAIN {response}", "AUTH"))
+            self._positive(await self._command(f"AUTH PLAIN {response}", "AUTH", f"AUTH PLAIN {_SECRET}"))
             return
         self._prompted(await self._command("AUTH LOGIN", "AUTH"))
-        self._prompted(await self._command(_encoded(name), "AUTH"))
-        self._positive(await self._command(_encoded(password), "AUTH"))
+        self._prompted(await self._command(_encoded(name), "AUTH", _SECRET))
+        self._positive(await self._command(_encoded(password), "AUTH", _SECRET))
 
     def _parameters(self) -> str:
         """What this message needs, of what the server offers."""
@@ -196,13 +197,13 @@ class _Dialogue:
         return eight_bit + (" SMTPUTF8" if "SMTPUTF8" in self._offered and not ascii else "")
 
     async def _data(self) -> None:
-        end = b"" if self._content.endswith(b"\r\n") else b"\r\n"
-        self._write(f"[{len(self._content)} octets]", _DOTTED.sub(rb"\1..", self._content) + end)
+        self._write(f"[{len(self._content)} octets]", _DOTTED.sub(rb"\1..", self._content))
         self._write(".", b".\r\n")
         await self._drain()
 
-    async def _command(self, line: str, key: str = "") -> str:
-        self._write(line, f"{line}\r\n".encode())
+    async def _command(self, line: str, key: str = "", shown: str = "") -> str:
+        """The reply, written down under `key`. `shown` stands for the line in the transcript."""
+        self._write(shown or line, f"{line}\r\n".encode())
         await self._drain()
         return await self._reply(key or line)
 

@@ -1,31 +1,25 @@
-"""Expect: where mail goes, how it is sealed, whether it was changed: assertions that say why they fail."""
+"""Expect: where mail goes and how it is sealed, against what is expected; what is not so, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from smtproute.core.address import Address, Domain
 from smtproute.core.lookup import Lookup
 from smtproute.core.plan import Delivery
-from smtproute.core.settings import Authentication
+from smtproute.core.settings import Authentication, Kind
 from smtproute.core.transcript import legible
 from smtproute.intake.explain import Explained
 from smtproute.mailauth.arc import Chain, ChainStatus, Instance, evaluate, instances
 from smtproute.mailauth.closer import Closer
 from smtproute.mailauth.lookups import Lookups
-from smtproute.testing.arrivals import Arrival
-from smtproute.testing.difference import change
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.report import MailAssertion, failure
 from smtproute.trace.judged import told
 
 __all__ = [
     "Sealing",
-    "assert_arc",
-    "assert_route",
-    "assert_unchanged",
     "misrouted",
     "missealed",
     "route",
@@ -91,30 +85,6 @@ def misrouted(explained: Explained, expected: Sequence[str], reply: Pattern = _A
     return "\n".join([*lines, "", "why, as smtproute explain prints it:", *map(legible, explained.lines())])
 
 
-def assert_route(
-    explained: Explained,
-    *,
-    mailbox: str | Sequence[str] = (),
-    endpoint: tuple[str, str] | Sequence[tuple[str, str]] = (),
-    capture: str | Sequence[str] = (),
-    held: str | Sequence[str] = (),
-    bounce: str | Sequence[str] = (),
-    refused: str = "",
-    seed: int | None = None,
-) -> None:
-    """That a recipient's mail goes exactly there, each copy named; or that RCPT is `refused` with this reply.
-
-    `refused` is a code, "550 5.1.1", or a pattern of the whole reply; a dead branch of an alias is a bounce.
-
-    Raises MailAssertion; ValueError where nothing is expected, AddressError for an address that is none.
-    """
-    expected = routes(mailbox=mailbox, endpoint=endpoint, capture=capture, held=held, bounce=bounce)
-    if not expected and not refused:
-        raise ValueError("say where it goes: mailbox, endpoint, capture, held or bounce; or refused")
-    if said := misrouted(explained, expected, Pattern.parse(refused) if refused else _ACCEPTED):
-        raise MailAssertion(failure(said, seed=seed))
-
-
 def _several(written: str | Sequence[str]) -> Sequence[str]:
     return [written] if isinstance(written, str) else written
 
@@ -128,10 +98,13 @@ def _pairs(written: tuple[str, str] | Sequence[tuple[str, str]]) -> Iterator[tup
                 yield name, address
 
 
-def _key(text: str) -> tuple[str, str]:
-    """A route in the form in which routes are compared. Raises AddressError."""
-    place, _, address = text.rpartition(" ")
-    return place, Address.parse(address).key
+def _key(text: str) -> tuple[str, str, str]:
+    """A route in the form in which routes are compared: kind, endpoint or "", address. Raises AddressError."""
+    kind, _, address = text.partition(" ")
+    endpoint = ""
+    if kind == Kind.ENDPOINT:
+        endpoint, _, address = address.partition(" ")
+    return kind, endpoint, Address.parse(address).key
 
 
 def _listed(label: str, texts: Sequence[str]) -> Iterator[str]:
@@ -153,16 +126,15 @@ class Sealing:
     """Set by set who sealed and what does not verify, as `smtproute verify` prints it."""
 
 
-async def sealing(message: bytes, lookup: Lookup, at: float) -> Sealing:
+async def sealing(message: bytes, lookup: Lookup, pool: Executor, at: float) -> Sealing:
     """What can be found out about the ARC chain of a message. `lookup` is asked for the keys.
 
     `at`: when it is judged, in seconds since the epoch.
     """
     lookups = Lookups(lookup, _BOUNDS.timeout, _BOUNDS.lookups)
-    with ThreadPoolExecutor(1) as pool:
-        chain = await evaluate(message, lookups, pool, _BOUNDS, at)
-        sets = await instances(message, lookups, pool, _BOUNDS, at)
-        facts = await Closer(message, lookups, pool, _BOUNDS, at).chain(chain)
+    chain = await evaluate(message, lookups, pool, _BOUNDS, at)
+    sets = await instances(message, lookups, pool, _BOUNDS, at)
+    facts = await Closer(message, lookups, pool, _BOUNDS, at).chain(chain)
     return Sealing(chain, sets, tuple(line for each in facts for line in told(each)))
 
 
@@ -174,7 +146,7 @@ def missealed(
     domain: str | None = None,
     selector: str | None = None,
 ) -> str:
-    """What is not so of a chain, in lines; "" where all is so. The arguments are those of `assert_arc`."""
+    """What is not so of a chain, in lines; "" where all is so. The arguments are those of `Bench.assert_arc`."""
     newest = found.sets[-1] if found.sets else None
     alone = "newest set" if cv == "fail" else "chain"
     wanted = [_set(i, cv, domain, selector) or "an ARC set", f"the {alone} verifies"]
@@ -193,30 +165,6 @@ def missealed(
     if found.chain.status is not ChainStatus.NONE:
         lines += ["", "set by set, as smtproute verify prints it:", *found.told]
     return "\n".join(lines)
-
-
-async def assert_arc(
-    message: bytes | Arrival,
-    lookup: Lookup,
-    at: float,
-    *,
-    cv: str | None = None,
-    i: int | None = None,
-    domain: str | None = None,
-    selector: str | None = None,
-) -> None:
-    """That the newest ARC set of a message is so, and that the chain verifies as it arrived.
-
-    `i` is its instance; 0: there is no ARC field. `cv` is what its seal says of the chain before it: "none" of the
-    first set, "pass", or "fail", which ends the chain, so that the newest set alone must verify (RFC 8617 5.1.2).
-    `domain` and `selector` are those of its seal. None is anything. `lookup` is asked for the keys.
-    `at`: when it is judged, in seconds since the epoch.
-
-    Raises MailAssertion, AddressError for a domain that is none.
-    """
-    found = await sealing(message if isinstance(message, bytes) else message.wire, lookup, at)
-    if said := missealed(found, cv=cv, i=i, domain=domain, selector=selector):
-        raise MailAssertion(failure(said))
 
 
 def _is_so(newest: Instance, i: int | None, cv: str | None, domain: str | None, selector: str | None) -> bool:
@@ -242,23 +190,3 @@ def _state(found: Sealing, cv: str | None) -> tuple[bool, str]:
 def _set(number: int | None, status: str | None, domain: str | None, selector: str | None) -> str:
     parts = (("i", number), ("cv", status), ("d", domain), ("s", selector))
     return ", ".join(f"{tag}={value}" for tag, value in parts if value is not None)
-
-
-# Whether it was changed
-
-
-def assert_unchanged(
-    sent: bytes,
-    received: bytes | Arrival,
-    *,
-    without: Iterable[str] = (),
-) -> None:
-    """That a message arrived octet by octet as it was sent, with header fields put in front and nothing else.
-
-    `without`: names of header fields that were to be removed on the way. Of what lies in a Maildir give the Arrival:
-    its lines end in LF there. Raises MailAssertion.
-    """
-    if said := change(sent, received if isinstance(received, bytes) else received.wire, without):
-        indented = "\n".join(f"  {line}" for line in said.split("\n"))
-        told = f"expected the message as it was sent, with header fields put in front; it was changed:\n{indented}"
-        raise MailAssertion(failure(told))

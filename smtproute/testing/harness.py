@@ -1,4 +1,4 @@
-"""Harness: a relay under test, on a stage in a thread of its own; every call waits for what it asks.
+"""Harness: a relay under test, on a stage in the background; every call waits for what it asks.
 
     with Harness({"domains": ["example.org"], "aliases": {"tables": ["virtual"]}}) as smtproute:
         smtproute.send(to="sales@example.org")
@@ -13,28 +13,30 @@ import random
 from collections.abc import Coroutine
 from datetime import datetime
 from itertools import count
+from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 from smtproute.testing.bench import Bench, Tls
 from smtproute.testing.certificates import Authority
 from smtproute.testing.inbox import TIMEOUT, Arrival, Header, Inbox
+from smtproute.testing.report import MailAssertion
 from smtproute.testing.signer import Signer
-from smtproute.testing.stage import PATIENCE
+from smtproute.testing.stage import PATIENCE, Stage
 from smtproute.testing.staging import Config
-from smtproute.testing.thread import Aio, Aside, Blocking, Call, Face, M
+from smtproute.testing.thread import Aio, Background, Blocking, Forwarded, Handle, M, NotRunning, in_background
 from smtproute.testing.upstream import Received, Session, Upstream
 from smtproute.testing.zone import Asked, Zone
 
 __all__ = ["Harness", "MailClock", "MailDns", "MailInbox", "MailKey", "MailRelay", "MailUpstream", "SharedRelay"]
 
 
-class MailInbox(Face[Inbox, M]):
+class MailInbox(Handle[Inbox, M]):
     """What arrived: see `testing.inbox.Inbox`."""
 
     @property
     def aio(self) -> MailInbox[Aio]:
         """The same names as coroutines, for every event loop."""
-        return MailInbox(self._core, self._aside, waits=False)
+        return MailInbox(self._core, self._background, waits=False)
 
     @property
     def messages(self) -> list[Arrival]:
@@ -43,9 +45,9 @@ class MailInbox(Face[Inbox, M]):
 
     def at(self, where: str) -> Self:
         """What arrives at a host, or at an endpoint, by name."""
-        return type(self)(self._core.at(where), self._aside, waits=self._waits)
+        return type(self)(self._core.at(where), self._background, waits=self._waits)
 
-    assert_none = Call(Inbox.assert_none)
+    assert_none = Forwarded(Inbox.assert_none)
 
     @overload
     def wait_for(  # type: ignore[overload-overlap] # 1 is an int
@@ -107,18 +109,18 @@ class MailInbox(Face[Inbox, M]):
         return self._ask(self._core.wait_for(to=to, subject=subject, header=header, n=n, timeout=timeout))
 
 
-class MailUpstream(Face[Upstream, M]):
+class MailUpstream(Handle[Upstream, M]):
     """A server that the relay sends to: see `testing.upstream.Upstream`."""
 
-    def __init__(self, upstream: Upstream, inbox: Inbox, aside: Aside, *, waits: bool = True) -> None:
-        super().__init__(upstream, aside, waits=waits)
-        self.inbox: MailInbox[M] = MailInbox(inbox, aside, waits=waits)
+    def __init__(self, upstream: Upstream, inbox: Inbox, background: Background, *, waits: bool = True) -> None:
+        super().__init__(upstream, background, waits=waits)
+        self.inbox: MailInbox[M] = MailInbox(inbox, background, waits=waits)
         """What it took."""
 
     @property
     def aio(self) -> MailUpstream[Aio]:
         """The same names as coroutines, for every event loop."""
-        return MailUpstream(self._core, self.inbox._core, self._aside, waits=False)
+        return MailUpstream(self._core, self.inbox._core, self._background, waits=False)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -135,20 +137,20 @@ class MailUpstream(Face[Upstream, M]):
         """Every connection so far, with its transcript."""
         return [*self._core.sessions]
 
-    script = Call.plain(Upstream.script)
-    wait = Call(Upstream.wait)
-    connected = Call(Upstream.connected)
-    quiet = Call(Upstream.quiet)
-    heard = Call(Upstream.heard)
+    script = Forwarded.plain(Upstream.script)
+    wait = Forwarded(Upstream.wait)
+    connected = Forwarded(Upstream.connected)
+    quiet = Forwarded(Upstream.quiet)
+    heard = Forwarded(Upstream.heard)
 
 
-class MailDns(Face[Zone, M]):
+class MailDns(Handle[Zone, M]):
     """What DNS says to the relay: see `testing.zone.Zone`. It keeps an answer as long as its TTL says."""
 
     @property
     def aio(self) -> MailDns[Aio]:
         """The same names as coroutines, for every event loop."""
-        return MailDns(self._core, self._aside, waits=False)
+        return MailDns(self._core, self._background, waits=False)
 
     @property
     def address(self) -> str:
@@ -160,33 +162,33 @@ class MailDns(Face[Zone, M]):
         """What was asked, in order."""
         return [*self._core.queries]
 
-    set = Call.plain(Zone.set)
-    remove = Call.plain(Zone.remove)
-    recover = Call.plain(Zone.recover)
+    set = Forwarded.plain(Zone.set)
+    remove = Forwarded.plain(Zone.remove)
+    recover = Forwarded.plain(Zone.recover)
 
 
-class MailClock(Face[Bench, M]):
+class MailClock(Handle[Bench, M]):
     """The time of the stage. It runs, and can be set forward."""
 
     @property
     def aio(self) -> MailClock[Aio]:
         """The same names as coroutines, for every event loop."""
-        return MailClock(self._core, self._aside, waits=False)
+        return MailClock(self._core, self._background, waits=False)
 
     def now(self) -> float:
         """Seconds since the epoch."""
         return self._core.stage.clock.now()
 
-    advance = Call(Bench.advance)
+    advance = Forwarded(Bench.advance)
 
 
-class MailKey(Face[Signer, M]):
+class MailKey(Handle[Signer, M]):
     """Somebody's key, published in DNS."""
 
     @property
     def aio(self) -> MailKey[Aio]:
         """The same names as coroutines, for every event loop."""
-        return MailKey(self._core, self._aside, waits=False)
+        return MailKey(self._core, self._background, waits=False)
 
     @property
     def domain(self) -> str:
@@ -196,25 +198,25 @@ class MailKey(Face[Signer, M]):
     def selector(self) -> str:
         return self._core.key.selector
 
-    sign = Call(Signer.sign)
-    seal = Call(Signer.seal)
+    sign = Forwarded(Signer.sign)
+    seal = Forwarded(Signer.seal)
 
 
-class MailRelay(Face[Bench, M]):
+class MailRelay(Handle[Bench, M]):
     """A relay that runs, and everything around it."""
 
-    def __init__(self, bench: Bench, aside: Aside, *, waits: bool = True) -> None:
-        super().__init__(bench, aside, waits=waits)
+    def __init__(self, bench: Bench, background: Background, *, waits: bool = True) -> None:
+        super().__init__(bench, background, waits=waits)
 
     @property
     def aio(self) -> MailRelay[Aio]:
         """The same names as coroutines, for every event loop."""
-        return MailRelay(self._core, self._aside, waits=False)
+        return MailRelay(self._core, self._background, waits=False)
 
     @property
     def seed(self) -> int:
         """Of all that is left to chance."""
-        return self._core.seed
+        return self._core.stage.seed
 
     @property
     def addresses(self) -> dict[str, tuple[str, int]]:
@@ -250,17 +252,17 @@ class MailRelay(Face[Bench, M]):
     @property
     def inbox(self) -> MailInbox[M]:
         """Whatever reached a mailbox, a capture or a server."""
-        return MailInbox(self._core.inbox, self._aside, waits=self._waits)
+        return MailInbox(self._core.inbox, self._background, waits=self._waits)
 
     @property
     def dns(self) -> MailDns[M]:
         """What DNS says to the relay."""
-        return MailDns(self._core.stage.zone, self._aside, waits=self._waits)
+        return MailDns(self._core.stage.zone, self._background, waits=self._waits)
 
     @property
     def clock(self) -> MailClock[M]:
         """The time that the relay has."""
-        return MailClock(self._core, self._aside, waits=self._waits)
+        return MailClock(self._core, self._background, waits=self._waits)
 
     @property
     def upstreams(self) -> dict[str, MailUpstream[M]]:
@@ -290,22 +292,31 @@ class MailRelay(Face[Bench, M]):
         """A key of somebody else's, published in DNS, that signs and seals."""
 
         async def made() -> MailKey[M]:
-            return MailKey(await self._core.signer(domain, selector), self._aside, waits=self._waits)
+            return MailKey(await self._core.signer(domain, selector), self._background, waits=self._waits)
 
         return self._ask(made())
 
-    send = Call(Bench.send)
-    explain = Call(Bench.explain)
-    trace = Call(Bench.trace)
-    configure = Call(Bench.configure)
-    quiet = Call(Bench.quiet)
-    assert_route = Call(Bench.assert_route)
-    assert_arc = Call(Bench.assert_arc)
-    assert_unchanged = Call(Bench.assert_unchanged)
-    report = Call(Bench.report)
+    send = Forwarded(Bench.send)
+    explain = Forwarded(Bench.explain)
+    trace = Forwarded(Bench.trace)
+    configure = Forwarded(Bench.configure)
+    quiet = Forwarded(Bench.quiet)
+    assert_route = Forwarded(Bench.assert_route)
+    assert_arc = Forwarded(Bench.assert_arc)
+    assert_unchanged = Forwarded(Bench.assert_unchanged)
+    report = Forwarded(Bench.report)
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What it died of; None where it did not."""
+        return self._background.fault
+
+    def report_in_the_end(self) -> str:
+        """As `report`, also where it does not run any more, or died."""
+        return in_background(self._core.report())
 
     def _upstream(self, name: str, upstream: Upstream) -> MailUpstream[M]:
-        return MailUpstream(upstream, self._core.inbox.at(name), self._aside, waits=self._waits)
+        return MailUpstream(upstream, self._core.inbox.at(name), self._background, waits=self._waits)
 
 
 class Harness(MailRelay[Blocking]):
@@ -319,34 +330,46 @@ class Harness(MailRelay[Blocking]):
         patience: float = PATIENCE,
         now: datetime | None = None,
         authority: Authority | None = None,
+        how: str = "Harness(seed={})",
     ) -> None:
         """`config` as production has it; None: everything is captured. `seed` decides all that is left to chance; None:
         another one each time. `patience`: the longest wait for a server at each step, in seconds. `now`: where the
         clock begins; None: the machine's time. `authority`: whose certificates it has; None: one of its own.
+        `how` the seed is given, for who reads a failure.
         """
         seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-        bench = Bench(
-            config, seed=seed, patience=patience, now=now.timestamp() if now is not None else None, authority=authority
+        stage = Stage(
+            seed=seed,
+            patience=patience,
+            now=now.timestamp() if now is not None else None,
+            authority=authority,
+            how=how,
         )
-        super().__init__(bench, Aside(bench))
+        bench = Bench(config, stage)
+        super().__init__(bench, Background(bench))
 
     def __enter__(self) -> Self:
-        self._aside.start()
+        self._background.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._aside.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Whatever fails inside is told with what arrived and why, unless it tells that itself."""
+        if isinstance(error, Exception) and not isinstance(error, (MailAssertion, NotRunning)):
+            error.add_note(f"\n{self.report_in_the_end()}")
+        self._background.stop()
 
     def shared(self, token: str) -> SharedRelay:
         """The same relay for one test of several; `token` is this test's own, of letters and digits."""
-        return SharedRelay(self._core.shared(token), self._aside)
+        return SharedRelay(self._core.shared(token), self._background)
 
 
 class SharedRelay(MailRelay[Blocking]):
     """A relay that serves several tests: one of them sees only mail that has its token in the envelope."""
 
-    def __init__(self, bench: Bench, aside: Aside) -> None:
-        super().__init__(bench, aside)
+    def __init__(self, bench: Bench, background: Background) -> None:
+        super().__init__(bench, background)
         self._numbers = count(1)
 
     def address(self, address: str = "") -> str:

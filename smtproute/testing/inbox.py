@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from smtproute.core.event import Event, Happening
 from smtproute.core.transcript import plain
 from smtproute.spool.queue import State
+from smtproute.testing import refusals
 from smtproute.testing.arrivals import Arrival
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.report import MailAssertion, failure
+from smtproute.testing.report import MailAssertion, failure, folded
 from smtproute.trace.text import transcript
 
 if TYPE_CHECKING:
@@ -81,16 +82,23 @@ class Inbox:
     """All that arrives on a stage, or the part of it that `at` and `of` make."""
 
     def __init__(
-        self, stage: Stage, mine: Callable[[Sequence[str]], bool] = lambda addresses: True, where: str = ""
+        self,
+        stage: Stage,
+        mine: Callable[[Sequence[str]], bool] = lambda addresses: True,
+        where: str = "",
+        *,
+        sees: Callable[[Arrival], bool] = lambda arrival: True,
+        returned: set[int] | None = None,
     ) -> None:
         """`mine` tells by the addresses of its envelope whether a message is for this inbox at all, where several
-        tests share the stage; `where` is that in words."""
+        tests share the stage; `where` is that in words. A part of an inbox `sees` so much of it, and has its numbers,
+        among all arrivals, of those that were `returned`."""
         self._stage = stage
         self._mine = mine
-        self._sees: Callable[[Arrival], bool] = lambda arrival: True
+        self._sees = sees
         self._where = where
-        self._returned: set[int] = set()
-        """Numbers among all arrivals."""
+        self._returned = set() if returned is None else returned
+        self._began = len(stage.arrivals.all)
         self._parts: dict[str, Inbox] = {}
 
     @property
@@ -180,19 +188,27 @@ class Inbox:
         try:
             await self._stage.quiet(timeout)
         except TimeoutError:
-            told = f"expected that all comes to rest within {timeout:g} s{self._where}, and it did not"
-            raise MailAssertion(self._failure(told, await _open(self._stage))) from None
-        found = [self._stage.arrivals.all[number] for number in self._new(wanted)]
+            raise await self.restless(timeout) from None
+        found = self._new(wanted)
         if found:
             told = f"expected no {_listed('more mail', wanted)}{self._where}, and {_some(len(found))} came"
-            raise MailAssertion(self._failure(told, messages=[each.message for each in found]))
+            raise MailAssertion(self._failure(told, messages=self._ids(found), meant=found))
+
+    async def restless(self, timeout: float) -> MailAssertion:
+        """What says that all has not come to rest within so many seconds, and what is open."""
+        told = f"expected that all comes to rest within {timeout:g} s{self._where}, and it did not"
+        return MailAssertion(self._failure(told, await _open(self._stage)))
 
     def _part(self, where: str, sees: Callable[[Arrival], bool]) -> Inbox:
         if where not in self._parts:
             whole = self._sees
-            part = self._parts[where] = Inbox(self._stage, self._mine, self._where + where)
-            part._sees = lambda arrival: whole(arrival) and sees(arrival)
-            part._returned = self._returned
+            self._parts[where] = Inbox(
+                self._stage,
+                self._mine,
+                self._where + where,
+                sees=lambda arrival: whole(arrival) and sees(arrival),
+                returned=self._returned,
+            )
         return self._parts[where]
 
     @property
@@ -218,12 +234,31 @@ class Inbox:
         told = f"expected {_listed(_some(n), wanted)}{self._where} within {timeout:g} s, and {_some(came)} came"
         told += f"; {_some(before)} that is so was returned before" if before == 1 else ""
         told += f"; {_some(before)} that are so were returned before" if before > 1 else ""
-        return self._failure(told, self._refused(wanted), self._concerned(wanted))
+        return self._failure(told, self._at_the_door(wanted), self._concerned(wanted))
 
-    def _failure(self, told: str, more: Sequence[str] = (), messages: Sequence[str] = ()) -> str:
+    def report(self, told: str = "", messages: Sequence[str] = ()) -> str:
+        """What came, what was refused, and the traces of these messages (queue ids; none: of all, the latest first)."""
+        if messages:
+            return self._failure(told, messages=messages)
+        anything = _Wanted.parse(None, None, None)
+        return self._failure(told, self._at_the_door(anything), self._concerned(anything)).lstrip("\n")
+
+    def _failure(
+        self, told: str, more: Sequence[str] = (), messages: Sequence[str] = (), meant: Sequence[int] = ()
+    ) -> str:
         traces = [_trace(self._stage, message) for message in dict.fromkeys(messages) if message]
-        blocks = ["\n".join(more)] if more else []
-        return failure(told, arrivals=self._all, traces=traces, seed=self._stage.seed, more=blocks)
+        mine = [number for number, each in enumerate(self._stage.arrivals.all) if self._mine(each.addresses)]
+        return failure(
+            told,
+            arrivals=self._all,
+            traces=traces,
+            again=self._stage.again,
+            more=["\n".join(folded(more))] if more else [],
+            meant=[row for row, number in enumerate(mine, 1) if number in meant],
+        )
+
+    def _ids(self, numbers: Sequence[int]) -> list[str]:
+        return [self._stage.arrivals.all[number].message for number in numbers]
 
     def _concerned(self, wanted: _Wanted) -> list[str]:
         """The queue ids of messages that may be the one that is missing, the latest first; all, where none may be."""
@@ -237,20 +272,30 @@ class Inbox:
                     (found if wanted.concerns(recipients) else others).append((-event.at, event.message))
         return [message for _, message in sorted(found or others)]
 
+    def _at_the_door(self, wanted: _Wanted) -> list[str]:
+        """What the relays refused; where nothing was and nothing came, how far clients came."""
+        told = self._refused(wanted)
+        if self._all:
+            return told
+        strangers = len(self._stage.arrivals.all) - self._began
+        if strangers:
+            verb = "message came that has" if strangers == 1 else "messages came that have"
+            told.append(f"{strangers} {verb} no address of this test: make its addresses with address(...)")
+        elif not told:
+            told = [line for flow in self._stage.flows.values() for line in _connected(flow)]
+        return told
+
     def _refused(self, wanted: _Wanted) -> list[str]:
         """What the relays refused at the door that may be the message that is missing, the latest last."""
-        told = []
-        for flow in self._stage.flows.values():
-            for event in flow.journal.of(Happening.REFUSED):
-                facts = event.facts
-                recipients = facts.get("recipient", "").split(", ")
-                if recipients != [""] and not (
-                    self._mine([facts["sender"], *recipients]) and wanted.concerns(recipients)
-                ):
-                    continue
-                what = facts.get("recipient") or facts.get("command") or "a client"
-                told.append(f"{flow.name} refused {what}: {facts['reply']}")
-        return told[-_PAGE:]
+        return refusals.told(
+            [
+                refusal
+                for flow in self._stage.flows.values()
+                for refusal in flow.refusals
+                if (not refusal.envelope or self._mine(refusal.envelope))
+                and (not refusal.recipients or wanted.concerns(refusal.recipients))
+            ]
+        )
 
 
 def _any_case(pattern: str) -> str:
@@ -270,6 +315,24 @@ def _trace(stage: Stage, message: str) -> list[Event]:
     return [event for flow in stage.flows.values() for event in flow.journal.events if event.message == message]
 
 
+def _connected(flow: Flow) -> list[str]:
+    """Whether clients have connected to a relay, and how it ended with them where it has no message of theirs."""
+    if not flow.network.connections:
+        places = " nor ".join(f"{host}:{port}" for host, port in flow.relay.addresses.values())
+        return [f"no client has connected to {places}"]
+    if flow.journal.of(Happening.RECEIVED):
+        return []
+    connections = "1 connection" if flow.network.connections == 1 else f"{flow.network.connections} connections"
+    last = [event.facts["what"] for event in flow.journal.of(Happening.WARNING) if "client" in event.facts][-_PAGE:]
+    for session in flow.relay.sessions:
+        last += [f"{arrow} {text}" for arrow, _, text in plain(session.transcript())[-1:]]
+    return [f"{flow.name} had {connections} and no message{': the last words were' if last else ''}", *_indented(last)]
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
 async def _open(stage: Stage) -> list[str]:
     """What is not at rest: sessions with what was said, deliveries that are due."""
     told = []
@@ -279,7 +342,7 @@ async def _open(stage: Stage) -> list[str]:
             if stage.network.line((client.ip, client.port)):
                 continue
             told.append(f"{flow.name}: a session of {client.ip} on listener {client.listener} is open")
-            told += [f"  {line}" for line in transcript(plain(session.transcript()))]
+            told += _indented(transcript(plain(session.transcript())))
         told += await _due(flow)
     return told
 

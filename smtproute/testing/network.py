@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 
 from smtproute.world import Network, Place, dial
 
-__all__ = ["RelayNetwork", "StagedNetwork"]
+__all__ = ["RelayNetwork", "StagedNetwork", "blackhole"]
 
 
 class StagedNetwork(Network):
@@ -69,7 +70,7 @@ class StagedNetwork(Network):
     def route(self, place: Place) -> Place:
         """Where a connection to this place is really made. Raises OSError where there is nothing to connect to."""
         ip, port = place
-        if ip in self.unroutable:
+        if not self.routed(ip):
             raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
         standing = self._places.get(_plain(ip))
         if standing is None:
@@ -82,7 +83,7 @@ class StagedNetwork(Network):
         return found
 
     def routed(self, ip: str) -> bool:
-        return ip not in self.unroutable
+        return _plain(ip) not in {_plain(each) for each in self.unroutable}
 
     def caller(self, place: Place) -> Place:
         return self._callers.pop(place, place)
@@ -95,6 +96,8 @@ class RelayNetwork(Network):
         """`ip` tells that address; where it is empty, the relay calls from loopback."""
         self._stage = stage
         self._ip = ip
+        self.connections = 0
+        """How many clients have connected so far."""
 
     async def connect(self, place: Place) -> socket.socket:
         return await self._stage.connect(place, self._ip(), relay=True)
@@ -103,7 +106,18 @@ class RelayNetwork(Network):
         return self._stage.routed(ip)
 
     def caller(self, place: Place) -> Place:
+        self.connections += 1
         return self._stage.caller(place)
+
+
+@contextmanager
+def blackhole(host: str = "127.0.0.1") -> Iterator[int]:
+    """A port that answers no attempt to connect, as behind a firewall that drops: its queue is full."""
+    with socket.create_server((host, 0), backlog=0) as full, socket.socket() as first, socket.socket() as second:
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
 
 
 def _plain(ip: str) -> str:

@@ -30,14 +30,13 @@ class Pattern:
         return cls(text)
 
     def holds(self, said: str) -> bool:
-        """Whether this is what was said."""
+        """Whether this is what was said; never where a regular expression passes its match limit."""
         if self.text.startswith("regex:"):
             try:
                 return _compiled(self.text).match(said.encode("utf-8", "backslashreplace")) is not None
-            except pcre2.LibraryError:  # it passed its match limit
+            except pcre2.LibraryError:
                 return False
-        wanted = ".*".join(map(re.escape, self.text.split("*")))
-        return re.fullmatch(wanted, said, re.DOTALL) is not None
+        return _holds(self.text.split("*"), said)
 
     def answers(self, reply: Reply | str) -> bool:
         """Whether this is the reply, or the code, or code and enhanced code, with which it begins."""
@@ -48,6 +47,23 @@ class Pattern:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _holds(pieces: list[str], said: str) -> bool:
+    """Whether it is these pieces with any text between them: each is taken where it comes first, in linear time."""
+    first, *middle = pieces
+    if not middle:
+        return said == first
+    last = middle.pop()
+    at, end = len(first), len(said) - len(last)
+    if at > end or not said.startswith(first) or not said.endswith(last):
+        return False
+    for piece in middle:
+        found = said.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
 
 
 def _compiled(text: str) -> pcre2.Pattern:

@@ -95,6 +95,12 @@ def smtproute_config(request: pytest.FixtureRequest) -> Config:
     if marker is None:
         return None
     config: Config = marker.args[0] if marker.args else marker.kwargs
+    if not marker.args and not marker.kwargs:
+        raise pytest.fail.Exception(
+            "smtproute_config: it has no configuration. Write TOML text, a file, a docker-mailserver folder or tables"
+            " into its parentheses, or take the marker away: everything is captured then.",
+            pytrace=False,
+        )
     return config
 
 
@@ -103,7 +109,8 @@ def smtproute(request: pytest.FixtureRequest, smtproute_config: Config) -> Itera
     """A relay for this test alone, with its configuration as production has it, on a stage of its own."""
     if smtproute_config is None and "mail_upstream" in request.fixturenames:
         smtproute_config = _UPSTREAM
-    with _running(request, smtproute_config, request.path.parent) as harness, _used(request, harness):
+    with _running(request, smtproute_config, request.path.parent) as harness:
+        request.node.stash.setdefault(_relays, []).append(harness)
         yield harness
 
 
@@ -124,7 +131,7 @@ def smtproute_session_relay(request: pytest.FixtureRequest, smtproute_session_co
 
 
 @pytest.fixture
-def smtproute_session(request: pytest.FixtureRequest, smtproute_session_relay: Harness) -> Iterator[SharedRelay]:
+def smtproute_session(request: pytest.FixtureRequest, smtproute_session_relay: Harness) -> SharedRelay:
     """The shared relay, of which this test sees the mail to and from its own addresses, which `address` makes."""
     tokens = request.config.stash.setdefault(_tokens, set())
     number = zlib.crc32(request.node.nodeid.encode()) & 0xFFFF  # one test, one token, wherever it runs
@@ -132,8 +139,8 @@ def smtproute_session(request: pytest.FixtureRequest, smtproute_session_relay: H
         number += 1
     tokens.add(f"t{number:04x}")
     shared = smtproute_session_relay.shared(f"t{number:04x}")
-    with _used(request, shared):
-        yield shared
+    request.node.stash.setdefault(_relays, []).append(shared)
+    return shared
 
 
 # What a relay has
@@ -188,7 +195,7 @@ def _running(request: pytest.FixtureRequest, config: Config, folder: Path) -> It
         try:
             found = _found(config, folder, request.config.rootpath)
             seed, authority = request.config.getoption("smtproute_seed"), request.getfixturevalue("smtproute_authority")
-            harness = stack.enter_context(Harness(found, seed=seed, authority=authority))
+            harness = stack.enter_context(Harness(found, seed=seed, authority=authority, how="--smtproute-seed {}"))
         except (Mistake, Refused) as wrong:
             raise pytest.fail.Exception(str(wrong), pytrace=False) from None
         yield harness
@@ -205,20 +212,12 @@ def _found(config: Config, folder: Path, root: Path) -> Config:
         for path in (folder / config, root / config):
             if path.exists():
                 return path
-        raise Mistake(f"smtproute_config: there is no {config}, neither in {folder} nor in {root}")
+        folders = " nor in ".join(dict.fromkeys(map(str, (folder, root))))
+        raise Mistake(f"smtproute_config: there is no {config} in {folders}")
     return replace(document(config, "smtproute_config"), folder=folder)
 
 
 # What a failure shows
-
-
-@contextlib.contextmanager
-def _used(request: pytest.FixtureRequest, relay: MailRelay) -> Iterator[None]:
-    """While a test uses this relay."""
-    relays = request.node.stash.setdefault(_relays, [])
-    relays.append(relay)
-    yield
-    relays.remove(relay)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -228,16 +227,14 @@ def pytest_runtest_makereport(
     """Where a test fails, its report has what its relays saw, unless the failure itself tells it."""
     report = yield
     relays = item.stash.get(_relays, [])
+    if call.when == "teardown":
+        item.stash[_relays] = []  # it may run again
     if report.failed and relays and call.excinfo is not None:
         from smtproute.testing.report import MailAssertion
-        from smtproute.testing.thread import NotRunning
 
         for relay in relays if not call.excinfo.errisinstance(MailAssertion) else ():
-            try:
-                told = relay.report()
-            except NotRunning as died:
-                told = str(died)
-            report.sections.append(("smtproute", told))
+            dead = [f"it died of {relay.fault!r}"] if relay.fault is not None else []
+            report.sections.append(("smtproute", "\n\n".join([*dead, relay.report_in_the_end()])))
     return report
 
 
@@ -266,10 +263,10 @@ class _ScenarioItem(pytest.Item):
         from smtproute.testing.report import MailAssertion
         from smtproute.testing.scenarios.play import play
         from smtproute.testing.scenarios.scenario import read
-        from smtproute.testing.thread import aside
+        from smtproute.testing.thread import in_background
 
         scenario = read(self.path)
-        result = aside(play(scenario, seed=self.config.getoption("smtproute_seed")))
+        result = in_background(play(scenario, seed=self.config.getoption("smtproute_seed")))
         if not result.passed:
             raise MailAssertion(f"{scenario.title}\n\n{result.report}")
 

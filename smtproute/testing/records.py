@@ -14,7 +14,6 @@ the mend.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import Annotated, Any, Self
 
 import dns.exception
@@ -22,9 +21,7 @@ import dns.name
 import dns.rdatatype
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -32,6 +29,8 @@ from pydantic import (
 )
 
 from smtproute.config.schema import close
+from smtproute.core.address import written_ip
+from smtproute.testing.tables import Table
 from smtproute.testing.zone import Fault, Zone, record
 
 __all__ = ["NameTable", "NameTables", "RecordsTable", "publish"]
@@ -63,17 +62,9 @@ def _ttl(value: object) -> int:
     return value
 
 
-def _address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _name(value: str) -> str:
     """A name, or an IP address in its place."""
-    if _address(value):
+    if written_ip(value) is not None:
         return value
     try:
         dns.name.from_text(value)
@@ -85,22 +76,18 @@ def _name(value: str) -> str:
 _VALUES = str | list[str]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
 AFault = Annotated[Fault, BeforeValidator(_fault)]
 Ttl = Annotated[int, Field(ge=0, le=_LONGEST_TTL), BeforeValidator(_ttl)]
 
 
-class RecordsTable(_Table):
+class RecordsTable(Table):
     """The records of one type of a name, where more is to be said than their values."""
 
     values: Annotated[
         list[str],
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=_VALUES),
         Field(description="The records, as a zone file writes them; of TXT the bare text."),
-    ] = []
+    ] = Field(default=[])
     ttl: Annotated[Ttl | None, Field(description="Seconds that they may be kept; default: the name's.")] = None
     fault: Annotated[
         AFault | None,
@@ -142,7 +129,7 @@ def _check(type_: str, value: str) -> None:
 _WRITTEN = _VALUES | RecordsTable
 
 
-class NameTable(_Table):
+class NameTable(Table):
     """What is said of one name. A type that is not written has no record; a name without a table does not exist."""
 
     A: Annotated[
@@ -204,7 +191,7 @@ def _together(tables: dict[str, NameTable]) -> dict[str, NameTable]:
     seen: dict[str, str] = {}
     for name, table in tables.items():
         others = [type_ for type_ in table.types() if type_ != "PTR"]
-        if _address(name) and others:
+        if written_ip(name) is not None and others:
             raise ValueError(f'"{name}" is an IP address, which has a PTR record only. Remove {", ".join(others)}.')
         key = name.lower().removesuffix(".")
         if key in seen:

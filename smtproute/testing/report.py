@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from smtproute.trace.text import clock, render
 if TYPE_CHECKING:
     from smtproute.testing.arrivals import Arrival
 
-__all__ = ["MailAssertion", "arrived", "cut", "failure"]
+__all__ = ["MailAssertion", "again", "arrived", "cut", "failure", "folded"]
 
 _ROWS = 20
 """Messages that the table has."""
@@ -28,8 +29,15 @@ _CELLS = {"place": 38, "from": 26, "to": 26, "subject": 26}
 """Characters of these columns, at most."""
 
 
+_OFFER = re.compile(r" +[0-9:.]+ \S+ 250([ -])(.*)")
+"""In a transcript, a line of what EHLO offers."""
+
+
 class MailAssertion(AssertionError):
     """Mail did not do what a test expects of it; the message is the whole report."""
+
+
+MailAssertion.__module__ = "smtproute.testing"  # as tests know it, and as pytest shows it
 
 
 def cut(text: str, width: int) -> str:
@@ -38,20 +46,32 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def arrived(arrivals: Sequence[Arrival], concerned: Collection[str] = ()) -> str:
-    """What arrived, as a table, in order. Where that is too much, the messages `concerned` (queue ids) are in it."""
+def again(seed: int, how: str) -> str:
+    """How the same is seen again. `how` says where the seed is given, of which it has `{}`."""
+    return f"seed {seed}: reproduce with {how.format(seed)}"
+
+
+def arrived(arrivals: Sequence[Arrival], concerned: Collection[str] = (), meant: Collection[int] = ()) -> str:
+    """What arrived, as a table, in order. Where that is too much, the messages `concerned` (queue ids) are in it.
+
+    Rows that are `meant` (numbers, from 1) are marked, unless all are.
+    """
     if not arrivals:
         return "nothing arrived"
     numbered = list(enumerate(arrivals, 1))
-    first = sorted(numbered, key=lambda each: each[1].message not in concerned)
+    marked = {*meant} if len(meant) < len(arrivals) else set()
+    first = sorted(numbered, key=lambda each: (each[0] not in marked, each[1].message not in concerned))
     shown = sorted(first[:_ROWS], key=lambda each: each[0])
     days = {_when(each)[:10] for _, each in shown}
     head = ["", f"{min(days)} UTC" if len(days) == 1 else "when (UTC)", *_CELLS, "octets"]
     relays = len({each.relay for each in arrivals}) > 1
     table = columns([head, *(_row(number, each, len(days) == 1, relays) for number, each in shown)], right={0, 6})
+    table[1:] = [f"{'>' if number in marked else ' '} {row}" for (number, _), row in zip(shown, table[1:], strict=True)]
+    table[0] = f"  {table[0]}"
     more = [f"  {len(arrivals) - len(shown)} more"] if len(shown) < len(arrivals) else []
     count = "1 message" if len(arrivals) == 1 else f"{len(arrivals)} messages"
-    return "\n".join([f"{count} arrived:", *(f"  {line}" for line in table), *more])
+    told = ", of which those marked > are meant" if marked else ""
+    return "\n".join([f"{count} arrived{told}:", *table, *more])
 
 
 def failure(
@@ -59,24 +79,23 @@ def failure(
     *,
     arrivals: Sequence[Arrival] | None = None,
     traces: Sequence[Sequence[Event]] = (),
-    seed: int | None = None,
+    again: str = "",
     more: Sequence[str] = (),
+    meant: Collection[int] = (),
 ) -> str:
     """The whole report, the most important first.
 
     `expected`: what was expected, and in what way it is not so. `more`: what explains that, a block of lines each.
     `arrivals`: everything that arrived; None where nothing was sent. `traces`: of each message concerned its events,
-    the likeliest first. `seed`: of the stage; None where nothing was left to chance.
+    the likeliest first. `again`: see `again`. `meant`: see `arrived`.
     """
     blocks = [expected, *more]
     if arrivals is not None:
-        blocks.append(arrived(arrivals, {event.message for trace in traces for event in trace}))
+        blocks.append(arrived(arrivals, {event.message for trace in traces for event in trace}, meant))
     blocks += [_trace(trace) for trace in traces[:_TRACES] if trace]
     if len(traces) > _TRACES:
         blocks.append(f"{len(traces) - _TRACES} more traces")
-    if seed is not None:
-        blocks.append(f"seed {seed}: reproduce with --smtproute-seed {seed}")
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *([again] if again else [])])
 
 
 def _row(number: int, arrival: Arrival, same_day: bool, relays: bool) -> list[str]:
@@ -105,8 +124,22 @@ def _place(arrival: Arrival) -> str:
     return str(arrival.kind)
 
 
+def folded(lines: Sequence[str]) -> list[str]:
+    """The lines of transcripts, with all that EHLO offers in one."""
+    found: list[str] = []
+    goes_on = False
+    for line in lines:
+        offer = _OFFER.fullmatch(line)
+        if goes_on and offer is not None:
+            found[-1] += f", {offer[2]}"
+        else:
+            found.append(line)
+        goes_on = offer is not None and offer[1] == "-"
+    return found
+
+
 def _trace(events: Sequence[Event]) -> str:
-    lines = [cut(line, _WIDTH) for line in render(events)]
+    lines = [cut(line, _WIDTH) for line in folded(render(events))]
     left = len(lines) - _FIRST - _LAST
     if left > 0:
         lines[_FIRST:-_LAST] = [f"... {left} lines ..."]

@@ -10,12 +10,16 @@ import math
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import pcre2
+
+from smtproute.config.schema import close
 from smtproute.core.address import Address, AddressError
-from smtproute.core.routes import Form, Match, parse_match, parse_sender
+from smtproute.core.aliases import compile_pattern
+from smtproute.core.routes import Form, Match, RouteError, parse_match, parse_sender
 from smtproute.world import Clock
 
 __all__ = [
@@ -34,9 +38,11 @@ __all__ = [
     "Slow",
     "Verb",
     "Wait",
+    "expression",
     "on",
 ]
 
+_REPLY = re.compile(r"[2-5]\d\d( |-|$)")
 GREYLISTED = "451 4.7.1 Greylisted, come back later"
 TOO_MANY = "421 4.7.0 Too many, come back later"
 
@@ -136,7 +142,7 @@ class Rule:
     verb: Verb
     actions: tuple[Action, ...]
     match: str = ""
-    """A regular expression that the command's argument must hold (case does not matter)."""
+    """A regular expression (PCRE2) that the command's argument must hold (case does not matter)."""
     times: int | None = None
     """How many times it acts; None: always."""
     after: int = 0
@@ -159,6 +165,9 @@ class Rule:
     """Acts on what is more than this."""
 
 
+_VERBS = f" There are {', '.join(Verb)}."
+
+
 def on(
     verb: str,
     *actions: Action,
@@ -174,15 +183,22 @@ def on(
     greylist: float = 0.0,
     rate: Rate | None = None,
 ) -> Rule:
-    """A rule in one line. `sender` and `recipient` are written as in a route: `user@domain`, `*@domain`, ...
+    """A rule in one line. `sender` and `recipient` are written as in a route: `user@domain`, `*@domain`, ...; the verb
+    in either case.
 
     Where no action is given, greylisting says 451, and a rate 421, after which the connection is over. Raises
-    ValueError for a verb that does not exist, and core.routes.RouteError.
+    ValueError for a verb that does not exist and for a reply that is none, and core.routes.RouteError.
     """
+    known = tuple(each.lower() for each in Verb)
+    if verb.lower() not in known:
+        raise ValueError(f"there is no verb {verb!r}.{close(verb, known) or _VERBS}")
+    for action in actions:
+        if isinstance(action, str) and _REPLY.match(action) is None:
+            raise ValueError(f'{action!r} is no reply. Write a code and a text: "550 5.1.1 No such user".')
     if not actions and (greylist or rate):
         actions = (GREYLISTED if greylist else TOO_MANY,)
     return Rule(
-        Verb(verb),
+        Verb(verb.upper()),
         actions,
         match,
         times,
@@ -196,6 +212,11 @@ def on(
         greylist,
         rate,
     )
+
+
+def expression(text: str) -> pcre2.Pattern:
+    """What `Rule.match` says, with the match limit of routes. Raises core.aliases.PatternError."""
+    return compile_pattern(text, pcre2.IGNORECASE | pcre2.UNICODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +244,8 @@ class _Counted:
     """A rule, and what it has seen so far."""
 
     rule: Rule
+    pattern: pcre2.Pattern
+    """Of `Rule.match`."""
     let_pass: int = 0
     acted: int = 0
     drawn: Counter[tuple[str | None, tuple[str, ...]]] = field(default_factory=Counter)
@@ -237,18 +260,21 @@ class Script:
 
     def __init__(self, rules: Sequence[Rule], *, seed: int, clock: Clock) -> None:
         """`seed` decides what is left to chance: for each rule, sender and recipients on its own, so that what happens
-        to them does not hang on what else comes meanwhile, and in which order."""
-        self._rules = [_Counted(rule) for rule in rules]
+        to them does not hang on what else comes meanwhile, and in which order.
+
+        Raises core.aliases.PatternError for a `match` that does not compile."""
+        self._rules = [_Counted(rule, expression(rule.match)) for rule in rules]
         self._seed = seed
         self._clock = clock
         self._began = clock.monotonic()
 
-    def acting(self, moment: Moment) -> Rule | None:
-        """The rule that acts now, and so counts."""
+    def acting(self, moment: Moment, note: Callable[[str], None] | None = None) -> Rule | None:
+        """The rule that acts now, and so counts. `note` is told of a pattern that passed its match limit: its rule
+        does not act."""
         now = self._clock.monotonic()
         for number, counted in enumerate(self._rules):
             if (
-                _named(counted.rule, moment)
+                _named(counted, moment, note)
                 and counted.rule.since <= now - self._began < counted.rule.until
                 and (counted.rule.times is None or counted.acted < counted.rule.times)
                 and _young(counted, moment, now)
@@ -269,16 +295,25 @@ class Script:
         return random.Random(f"{self._seed} {number} {who} {counted.drawn[who]}").random() < counted.rule.chance
 
 
-def _named(rule: Rule, moment: Moment) -> bool:
+def _named(counted: _Counted, moment: Moment, note: Callable[[str], None] | None) -> bool:
     """Whether the rule speaks of such a moment at all."""
+    rule = counted.rule
     due = rule.after == 0 if moment.came is None else moment.came[0] < rule.after <= moment.came[1]
-    return (
-        due
-        and rule.verb is moment.verb
-        and re.search(rule.match, moment.argument, re.IGNORECASE) is not None
-        and (rule.sender is None or (moment.sender is not None and _holds(rule.sender, moment.sender)))
-        and (rule.recipient is None or any(_holds(rule.recipient, each) for each in moment.recipients))
-    )
+    if not due or rule.verb is not moment.verb:
+        return False
+    try:
+        return (
+            (not rule.match or counted.pattern.search(moment.argument.encode()) is not None)
+            and (rule.sender is None or (moment.sender is not None and _holds(rule.sender, moment.sender)))
+            and (rule.recipient is None or any(_holds(rule.recipient, each) for each in moment.recipients))
+        )
+    except pcre2.LibraryError as error:
+        fault = f"{rule.match}: {error}"
+    except RouteError as error:
+        fault = str(error)
+    if note is not None:
+        note(f"a rule at {rule.verb} does not act: {fault}")
+    return False
 
 
 def _holds(match: Match, path: str) -> bool:

@@ -40,8 +40,9 @@ from pydantic import (
 
 from smtproute.config import files
 from smtproute.config.document import Document, Mistake, parse
-from smtproute.config.schema import Credential, Many, Pause, Size
+from smtproute.config.schema import Credential, Many
 from smtproute.config.validated import validated
+from smtproute.core.aliases import PatternError
 from smtproute.core.routes import RouteError, parse_match, parse_sender
 from smtproute.testing.certificates import Authority, CertificateFault
 from smtproute.testing.rules import (
@@ -58,9 +59,10 @@ from smtproute.testing.rules import (
     Slow,
     Verb,
     Wait,
+    expression,
     on,
 )
-from smtproute.testing.tables import Table
+from smtproute.testing.tables import Number, Octets, Pause, Table
 from smtproute.testing.upstream import EXTENSIONS
 
 __all__ = ["Options", "RuleTable", "Tls", "UpstreamTable", "options", "read", "rules"]
@@ -75,15 +77,6 @@ class Tls(StrEnum):
     STARTTLS = "starttls"
     IMPLICIT = "implicit"
     NONE = "none"
-
-
-class Certificate(StrEnum):
-    """What a server's certificate is like."""
-
-    GOOD = "good"
-    EXPIRED = "expired"
-    WRONG_NAME = "wrong-name"
-    SELF_SIGNED = "self-signed"
 
 
 class Then(StrEnum):
@@ -119,8 +112,8 @@ def _sender(text: str) -> str:
 
 def _expression(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        expression(text)
+    except PatternError as error:
         raise ValueError(f"no regular expression: {error}. A \\ before a sign means the sign itself.") from None
     return text
 
@@ -167,19 +160,6 @@ def _share(value: float) -> float:
     return value
 
 
-def _count(value: int) -> int:
-    if value < 1:
-        raise ValueError("a whole number is wanted, 1 or more.")
-    return value
-
-
-_Duration = Annotated[
-    Pause, WithJsonSchema({"type": ["string", "integer"], "pattern": "^[0-9]+ ?[smhd]$", "examples": ["2s", "5m"]})
-]
-_Size = Annotated[Size, WithJsonSchema({"type": ["string", "integer"], "examples": ["100KB", "1MiB"]})]
-_Count = Annotated[int, AfterValidator(_count), Field(json_schema_extra={"minimum": 1})]
-
-
 class RuleTable(Table):
     """What the server does at one verb: where every condition holds, it does what is written, in the order of the
     keys below. The first rule whose conditions hold is the only one."""
@@ -191,24 +171,25 @@ class RuleTable(Table):
     recipient: Annotated[str, AfterValidator(_recipient)] | None = Field(None, alias="to")
     """To whom: user@domain, *@domain, *@*.domain, * or regex:PATTERN; after RCPT, any recipient that was taken."""
     match: Annotated[str, AfterValidator(_expression)] = ""
-    """A regular expression that the verb's argument must hold; case does not matter. At CONTENT it is the message."""
-    octets: _Size | None = None
+    """A regular expression (PCRE2) that the verb's argument must hold; case does not matter. At CONTENT that is the
+    message."""
+    octets: Octets | None = None
     """At CONTENT: act as soon as so many octets have come, before the message is complete."""
-    skip: _Count | None = None
+    skip: Number | None = None
     """How many times to let pass first."""
-    times: _Count | None = None
+    times: Number | None = None
     """How many times to act; without it, always."""
     chance: Annotated[float, AfterValidator(_share)] = 1.0
     """How likely it is to act, from 0 to 1; the server's seed decides."""
-    since: _Duration | None = None
+    since: Pause | None = None
     """Act from so long on after the server began."""
-    until: _Duration | None = None
+    until: Pause | None = None
     """Act until so long after the server began."""
-    greylist: _Duration | None = None
+    greylist: Pause | None = None
     """Act for so long after a client, sender and recipient first came; without a reply, 451."""
     rate: Annotated[Rate, PlainValidator(_rate), WithJsonSchema({"type": "string", "examples": ["5/s"]})] | None = None
     """Act on what is more than this; without a reply, 421 and the connection is closed."""
-    delay: _Duration | None = None
+    delay: Pause | None = None
     """Wait so long."""
     slow: Annotated[float, AfterValidator(_positive)] | None = None
     """Say what follows octet by octet, so many a second."""
@@ -266,8 +247,8 @@ class UpstreamTable(Table):
     """Speak LMTP in place of SMTP."""
     tls: Annotated[Tls, Field(strict=False)] = Tls.STARTTLS
     """starttls offers it, implicit begins with it, none has none."""
-    certificate: Annotated[Certificate, Field(strict=False)] = Certificate.GOOD
-    """Sound, or with a fault; never that of an authority that clients know."""
+    certificate: Annotated[CertificateFault, Field(strict=False)] | None = None
+    """What is wrong with its certificate; default: nothing, but that clients do not know its authority."""
     users: dict[str, Annotated[Credential, WithJsonSchema({"type": "string"})]] | None = None
     """Passwords by name. Where they are written, clients must log in before MAIL, under TLS."""
     extensions: Many[Annotated[str, AfterValidator(_extension)]] = EXTENSIONS
@@ -302,9 +283,8 @@ def options(table: UpstreamTable, authority: Authority, name: str, more: Sequenc
 
     Raises AddressError for a name that is none.
     """
-    fault = None if table.certificate is Certificate.GOOD else CertificateFault(table.certificate)
     return {
-        "tls": None if table.tls is Tls.NONE else authority.context(name, fault=fault, more=more),
+        "tls": None if table.tls is Tls.NONE else authority.context(name, fault=table.certificate, more=more),
         "implicit": table.tls is Tls.IMPLICIT,
         "users": table.users,
         "lmtp": table.lmtp,
@@ -341,7 +321,10 @@ def read(path: Path) -> UpstreamTable:
         octets = files.read(path)
     except OSError as error:
         raise Mistake(f"{path}: cannot be read: {(error.strerror or 'error').lower()}.") from None
-    return validated(UpstreamTable, Document(str(path), path.parent, parse(octets, str(path))))
+    document = Document(str(path), path.parent, parse(octets, str(path)))
+    if {"title", "message", "explain"}.intersection(document.tables):
+        raise Mistake(f"{path}: a scenario, and no script of one server. Play it: smtproute test {path}")
+    return validated(UpstreamTable, document)
 
 
 def _actions(table: RuleTable) -> list[Action]:

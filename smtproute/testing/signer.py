@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from smtproute.app import records
 from smtproute.core.settings import Authentication
 from smtproute.mailauth import arc
 from smtproute.mailauth.keys import SigningKey
@@ -35,9 +33,7 @@ class Signer:
         `results` is what the set says of the message, as in Authentication-Results without the host name; by itself
         what became of the chain so far. Raises SignFault.
         """
-        lookup = records(self.flow.snapshot.settings, self.flow.world)
-        with ThreadPoolExecutor(1) as pool:
-            chain = await arc.evaluate(message, lookup, pool, _BOUNDS, self._now())
+        chain = await arc.evaluate(message, self.flow.lookup, self.flow.stage.pool, _BOUNDS, self._now())
         said = f"{self.key.domain}; {results or f'arc={chain.status}'}"
         return arc.seal(message, chain=chain, key=self.key, results=said, at=self._now(), bounds=_BOUNDS) + message
 

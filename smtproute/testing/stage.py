@@ -19,22 +19,22 @@ import shutil
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import fields, replace
 from functools import partial
-from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import dns.message
 import dns.rdatatype
 
-from smtproute.app import Refused, Relay, endpoints, records, usage
+from smtproute.app import Refused, Relay, records, usage
 from smtproute.config.document import Mistake
 from smtproute.config.load import understood
-from smtproute.core.address import Address, Domain
+from smtproute.core.address import Address, Domain, written_ip
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import DomainKey, EndpointTls, ListenerTls, Server, Settings
 from smtproute.core.snapshot import Snapshot
@@ -47,19 +47,26 @@ from smtproute.smtp.opening import TIMEOUTS, Timeouts
 from smtproute.testing.arrivals import Arrivals
 from smtproute.testing.certificates import Authority
 from smtproute.testing.client import HELO, Client, Sent, letter
-from smtproute.testing.clock import TurnedClock
+from smtproute.testing.clock import StageClock
 from smtproute.testing.inbox import Inbox
 from smtproute.testing.network import RelayNetwork, StagedNetwork
+from smtproute.testing.refusals import Refusal
 from smtproute.testing.relay import Journal
+from smtproute.testing.report import again
+from smtproute.testing.rules import Rule
 from smtproute.testing.staging import Config, document, key_file, staged
-from smtproute.testing.upstream import Rule, Upstream
+from smtproute.testing.upstream import Upstream
 from smtproute.testing.zone import Zone
 from smtproute.world import SystemClock, World
 
-__all__ = ["PATIENCE", "Flow", "Stage"]
+__all__ = ["PATIENCE", "REST", "Flow", "Stage"]
+
+R = TypeVar("R")
 
 PATIENCE = 5.0
 """Seconds that a relay on a stage waits for a server at each step, where production waits for minutes."""
+REST = 60.0
+"""Seconds of the machine's time that a stage may take to come to rest."""
 _MEMORY = Path("/dev/shm")
 _ROOMY = 1 << 30
 """Octets that must be free in memory for a stage to have its folder there."""
@@ -75,12 +82,14 @@ class Stage:
         now: float | None = None,
         patience: float = PATIENCE,
         authority: Authority | None = None,
+        how: str = "Stage(seed={})",
     ) -> None:
         """`seed` decides all that is left to chance. `now`: where the clock begins, in seconds since the epoch; None:
-        the machine's time. `patience`: seconds, see `PATIENCE`."""
+        the machine's time. `patience`: seconds, see `PATIENCE`. `how` the seed is given, for who reads a failure."""
         self.seed = seed
+        self.how = how
         self.patience = patience
-        self.clock = TurnedClock(SystemClock().now() if now is None else now, runs=True)
+        self.clock = StageClock(SystemClock().now() if now is None else now, runs=now is None)
         self.zone = Zone({})
         self.network = StagedNetwork()
         self.upstreams: dict[str, Upstream] = {}
@@ -92,6 +101,8 @@ class Stage:
         """All that arrives anywhere."""
         self.chance = random.Random(f"{seed}/clients")
         """Of what clients leave to chance."""
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="stage")
+        """Where keys are made, and signatures checked."""
         self._authority = authority
         self._stack = AsyncExitStack()
         self._servers = AsyncExitStack()
@@ -103,8 +114,14 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """Where everything of the stage lies; it goes when the stage ends."""
+        """Where everything of the stage lies; it goes when the stage ends. Its name has the process's id, by which a
+        folder can be told that a killed process has left."""
         return self._folder
+
+    @property
+    def again(self) -> str:
+        """How the same is seen again."""
+        return again(self.seed, self.how)
 
     @property
     def authority(self) -> Authority:
@@ -114,10 +131,13 @@ class Stage:
         return self._authority
 
     async def __aenter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="smtproute-", dir=_memory()))
-        self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-        await self._stack.enter_async_context(self.zone)
-        await self.arrivals.__aenter__()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"smtproute-{os.getpid()}-", dir=_memory()))
+        async with AsyncExitStack() as stack:  # of a stage that does not come to stand, nothing is left
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            stack.callback(self.pool.shutdown)
+            await stack.enter_async_context(self.zone)
+            await self.arrivals.__aenter__()
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -140,7 +160,8 @@ class Stage:
         folder = self._folder / name
         folder.mkdir()
         flow = Flow(self, name, folder, config, host)
-        await self.stand(flow.read().settings)
+        snapshot = await self.aside(flow.read)  # it may make a key
+        await self.stand(snapshot.settings)
         flow.relay = await self._stack.enter_async_context(
             Relay.running(flow.read, world=flow.world, emit=flow.journal, timeouts=self._timeouts())
         )
@@ -148,13 +169,20 @@ class Stage:
         self.flows[name] = flow
         return flow
 
-    async def rest(self) -> float | None:
-        """Until no relay has a delivery that is due or under way; answers when the next will be due, if any waits."""
-        return await self._still(Relay.rest)
+    async def aside(self, work: Callable[[], R]) -> R:
+        """Does it beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
-    async def quiet(self, seconds: float = 30.0) -> float | None:
+    async def rest(self, timeout: float = REST) -> float | None:
+        """Until no relay has a delivery that is due or under way; answers when the next will be due, if any waits.
+
+        Raises TimeoutError after so many seconds of the machine's time."""
+        async with asyncio.timeout(timeout):
+            return await self._still(Relay.rest)
+
+    async def quiet(self, timeout: float = 30.0) -> float | None:
         """Until, besides, no session is open on any relay; answers as `rest`. Raises TimeoutError."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout):
             return await self._still(lambda relay: relay.quiet(self.network.line))
 
     async def _still(self, asked: Callable[[Relay], Awaitable[float | None]]) -> float | None:
@@ -206,7 +234,7 @@ class Stage:
             await before.aclose()  # and with it the connections that relays keep to it
         end = self._ends[host] = await self._servers.enter_async_context(AsyncExitStack())
         made = await end.enter_async_context(Upstream(script, **options))
-        ips = (host,) if _literal(host) else ips or self.addresses(host)
+        ips = (host,) if written_ip(host) is not None else ips or self.addresses(host)
         for ip in ips:
             self.network.put(ip, (made.host, made.port))
         self.upstreams[host] = made
@@ -223,11 +251,6 @@ class Stage:
         key = load_key(DomainKey(Domain.parse(domain), selector, str(key_file(self._folder))))
         self.publish(key)
         return key
-
-    def txt(self, name: bytes, timeout: int = 5) -> bytes | None:
-        """A TXT record of the zone, as dkimpy asks for it."""
-        found = self.texts(name.decode(), "TXT")
-        return found[0].encode() if found else None
 
     async def _stand(self, server: Server, ips: Sequence[str], **options: Any) -> None:
         """`ips`: those that the configuration itself has for the name."""
@@ -281,10 +304,12 @@ class Flow:
         self.folder = folder
         self.config = config
         self.host = host
-        self.journal = Journal(partial(stage.arrivals.happened, self))
+        self.journal = Journal(self._happened)
         """Every event so far."""
-        network = RelayNetwork(stage.network, self._ip)
-        self.world = World(stage.clock, random.Random(f"{stage.seed}/{name}"), network)
+        self.refusals: list[Refusal] = []
+        """What it refused at the door, and what was said until then."""
+        self.network = RelayNetwork(stage.network, self._ip)
+        self.world = World(stage.clock, random.Random(f"{stage.seed}/{name}"), self.network)
         self._ports: dict[str, int] = {}
 
     def read(self) -> Snapshot:
@@ -298,7 +323,7 @@ class Flow:
         the relay keeps the old one."""
         was, self.config = self.config, config
         try:
-            await self.stage.stand(self.read().settings)
+            await self.stage.stand((await self.stage.aside(self.read)).settings)
             refused = len(self.journal.of(Happening.RELOAD_REFUSED))
             await self.relay.reload()
             for event in self.journal.of(Happening.RELOAD_REFUSED)[refused:]:
@@ -340,9 +365,11 @@ class Flow:
         """Sends a message to this relay, exactly as it is; None: a short letter.
 
         `listener`: its name; None: the first one. `client`: the IP address that the relay takes the client for.
-        `tls`: by STARTTLS; a listener with implicit TLS has it anyhow. Raises KeyError where there is no such
+        `tls`: by STARTTLS; a listener with implicit TLS has it anyhow. Raises LookupError where there is no such
         listener, TimeoutError where a reply does not come.
         """
+        if listener is not None and listener not in self.relay.addresses:
+            raise LookupError(f"there is no listener {listener!r}. There are: {', '.join(self.relay.addresses)}")
         to = (to,) if isinstance(to, str) else tuple(to)
         if content is None:
             chance = self.stage.chance.getrandbits(64)
@@ -372,14 +399,14 @@ class Flow:
         listener: str | None = None,
         login: str | None = None,
     ) -> list[Explained]:
-        """Where one message to these addresses would go, and why, as `smtproute explain` finds it; nothing is sent.
+        """Where one message to these addresses would go, and why, as the relay would have it go now; nothing is sent.
 
         The arguments are those of `intake.speaker.speaker`. Raises AddressError, SpeakerFault.
         """
         path = Address.parse(sender) if sender else None
         snapshot = self.snapshot
         envelope = speaker(snapshot, sender=path, client=client, listener=listener, login=login)
-        candidates, now = endpoints(snapshot.settings, self.world).candidates, self.world.clock.now()
+        candidates, now = self.relay.endpoints.candidates, self.world.clock.now()
         with usage(snapshot.settings) as held:
             recipients = [Address.parse(address) for address in addresses]
             return await explain(snapshot, candidates, held, envelope, recipients, now, self.lookup)
@@ -388,20 +415,22 @@ class Flow:
         """The events of one message, by its queue id."""
         return [event for _, event in await self.relay.spool.events(message)]
 
-    async def quiet(self, seconds: float = 30.0) -> None:
-        """Until no session is open and no delivery is due or under way. Raises TimeoutError."""
-        async with asyncio.timeout(seconds):
-            await self.relay.quiet(self.stage.network.line)
-            await self.stage.arrivals.caught_up()
+    def _happened(self, event: Event) -> None:
+        if event.what is Happening.REFUSED:
+            self.refusals.append(Refusal.of(self.name, event, self.relay.session))
+        self.stage.arrivals.happened(self, event)
 
     def _ip(self) -> str:
         """From where it calls other relays: its first address in DNS; empty where it has none."""
         name = self.host or str(self.snapshot.settings.hostname)
         return next(iter([*self.stage.texts(name, "A"), *self.stage.texts(name, "AAAA")]), "")
 
-    async def advance(self, seconds: float) -> None:
-        """Lets time pass for every relay on the stage: each retry happens at its hour, one after the other."""
-        await self.stage.clock.run(seconds, self.stage.rest)
+    async def advance(self, seconds: float, timeout: float = REST) -> None:
+        """Lets time pass for every relay on the stage: each retry happens at its hour, one after the other.
+
+        Raises TimeoutError where all does not come to rest before the next hour: `timeout` is that of `Stage.rest`.
+        """
+        await self.stage.clock.run(seconds, partial(self.stage.rest, timeout))
 
 
 def _memory() -> Path | None:
@@ -411,11 +440,3 @@ def _memory() -> Path | None:
     except OSError:
         return None
     return _MEMORY if free >= _ROOMY and os.access(_MEMORY, os.W_OK) else None
-
-
-def _literal(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

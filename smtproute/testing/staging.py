@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from smtproute.config.document import Document, Location, parse, read
+from smtproute.config.document import Document, Location, Mistake, parse, read
 from smtproute.core.settings import EndpointTls, Role
 from smtproute.mailauth.keys import KeyKind, generate
 from smtproute.testing.certificates import Authority
@@ -43,8 +43,10 @@ def document(config: Config, shown: str = "config") -> Document:
             return document(Path(config), shown)
         case str():
             return Document(shown, Path.cwd(), parse(config.encode(), shown))
-        case _:
+        case Mapping():
             return Document(shown, Path.cwd(), _copied(config))
+        case _:
+            raise Mistake(f"{shown}: {config!r} is no configuration. Write tables, TOML text, or a file or folder.")
 
 
 def staged(document: Document, folder: Path, authority: Authority, name_server: str) -> dict[str, int]:

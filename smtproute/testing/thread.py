@@ -1,9 +1,9 @@
-"""Thread: what lives in an event loop of its own thread, and how other threads and other loops ask something of it.
+"""Thread: what lives in the event loop of a thread in the background, and how others ask something of it.
 
-A core is a class of coroutines that run in that loop. Its face is the same for those outside, written once:
+A core is a class of coroutines that run in that loop. Its handle is the same for those outside, written once:
 
-    class MailInbox(Face[Inbox, M]):
-        wait_for = Call(Inbox.wait_for)
+    class MailInbox(Handle[Inbox, M]):
+        wait_for = Forwarded(Inbox.wait_for)
 
     inbox.wait_for(to="anna@example.org")             # a MailInbox[Blocking]: waits for it here
     await inbox.aio.wait_for(to="anna@example.org")   # its MailInbox[Aio]: the same as a coroutine, from any loop
@@ -20,14 +20,21 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, overload
 
+from smtproute.app import Refused
+from smtproute.config.document import Mistake
+
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # typing's has no default before Python 3.13
 else:
     from typing import TypeVar
 
-__all__ = ["Aio", "Aside", "Blocking", "Call", "Face", "NotRunning", "aside"]
+__all__ = ["BEFORE", "Aio", "Background", "Blocking", "Forwarded", "Handle", "NotRunning", "in_background"]
+
+BEFORE = "it is not running yet: ask it inside `with Harness(...) as smtproute:`"
 
 _NAME = "smtproute"
+_TOLD = (AssertionError, ValueError, LookupError, TimeoutError, Mistake, Refused)
+"""What says all in its text, so that the way to it through the background is of no use."""
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
@@ -38,11 +45,11 @@ class NotRunning(RuntimeError):
 
 
 class Blocking:
-    """The face whose calls wait for the result."""
+    """The handle whose calls wait for the result."""
 
 
 class Aio:
-    """The face whose calls are coroutines."""
+    """The handle whose calls are coroutines."""
 
 
 if TYPE_CHECKING:
@@ -51,8 +58,8 @@ else:
     M = TypeVar("M")
 
 
-class Aside:
-    """A context that is entered and left by one task of the loop aside, which also hears what goes wrong in it."""
+class Background:
+    """A context that one task of the background loop enters and leaves, which also hears what goes wrong in it."""
 
     def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
         self._context = context
@@ -83,13 +90,13 @@ class Aside:
         return self._life.exception() if self._life is not None and self._life.done() else None
 
     def block(self, work: Coroutine[Any, Any, R]) -> R:
-        """Runs it in the loop aside and waits for the result. Raises what it raises, NotRunning, also with what the
-        context died of meanwhile."""
+        """Runs it in the background loop and waits for the result. Raises what it raises, NotRunning, also with what
+        the context died of meanwhile."""
         __tracebackhide__ = True
         asked = self._begin(work)
         try:
             return asked.result()
-        except AssertionError as failed:
+        except _TOLD as failed:
             raise failed.with_traceback(None) from None  # the test's own line tells where
         except CancelledError:
             assert self._life is not None
@@ -106,7 +113,7 @@ class Aside:
         asked = self._begin(work)
         try:
             return await asyncio.wrap_future(asked)
-        except AssertionError as failed:
+        except _TOLD as failed:
             raise failed.with_traceback(None) from None
         except asyncio.CancelledError:
             if not self._over:
@@ -149,62 +156,64 @@ class Aside:
 
     def _gone(self) -> NotRunning:
         fault = self.fault
-        return NotRunning("it is not running" if fault is None else f"it died of {fault!r}")
+        if self._life is None:
+            return NotRunning(BEFORE)
+        return NotRunning("it is not running any more" if fault is None else f"it died of {fault!r}")
 
 
-class Face(Generic[C, M]):
+class Handle(Generic[C, M]):
     """What those outside have of a core."""
 
-    def __init__(self, core: C, aside: Aside, *, waits: bool = True) -> None:
+    def __init__(self, core: C, background: Background, *, waits: bool = True) -> None:
         self._core = core
-        self._aside = aside
+        self._background = background
         self._waits = waits
 
     def _ask(self, work: Coroutine[Any, Any, R]) -> Any:
         """Its result, or the coroutine of it."""
         __tracebackhide__ = True
-        return self._aside.block(work) if self._waits else self._aside.hop(work)
+        return self._background.block(work) if self._waits else self._background.hop(work)
 
 
-class Call(Generic[C, P, R]):
-    """A method of a face that is a coroutine method of its core."""
+class Forwarded(Generic[C, P, R]):
+    """A method of a handle that is a coroutine method of its core."""
 
     def __init__(self, method: Callable[Concatenate[C, P], Coroutine[Any, Any, R]]) -> None:
         self._method = method
 
     @classmethod
-    def plain(cls, method: Callable[Concatenate[C, P], R]) -> Call[C, P, R]:
+    def plain(cls, method: Callable[Concatenate[C, P], R]) -> Forwarded[C, P, R]:
         """For one that is no coroutine."""
 
         async def called(core: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
             return method(core, *args, **kwargs)
 
-        return Call(functools.update_wrapper(called, method))
+        return Forwarded(functools.update_wrapper(called, method))
 
     @overload
-    def __get__(self, face: None, owner: type) -> Self: ...
+    def __get__(self, handle: None, owner: type) -> Self: ...
 
     @overload
-    def __get__(self, face: Face[C, Blocking], owner: type) -> Callable[P, R]: ...
+    def __get__(self, handle: Handle[C, Blocking], owner: type) -> Callable[P, R]: ...
 
     @overload
-    def __get__(self, face: Face[C, Aio], owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, handle: Handle[C, Aio], owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
-    def __get__(self, face: Face[C, Any] | None, owner: type) -> Any:
+    def __get__(self, handle: Handle[C, Any] | None, owner: type) -> Any:
         method = self._method
-        if face is None:
+        if handle is None:
             return method  # for who reads its docstring
 
         @functools.wraps(method)
         def call(*args: P.args, **kwargs: P.kwargs) -> Any:
             __tracebackhide__ = True
-            return face._ask(method(face._core, *args, **kwargs))
+            return handle._ask(method(handle._core, *args, **kwargs))
 
         return call
 
 
-def aside(work: Coroutine[Any, Any, R]) -> R:
-    """Runs it in the loop aside, and waits for its result."""
+def in_background(work: Coroutine[Any, Any, R]) -> R:
+    """Runs it in the background loop, and waits for its result."""
     return asyncio.run_coroutine_threadsafe(work, _loop()).result()
 
 

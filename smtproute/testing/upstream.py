@@ -22,8 +22,7 @@ import socket
 import ssl
 import struct
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, assert_never, cast
@@ -67,22 +66,11 @@ __all__ = [
     "Upstream",
     "Verb",
     "Wait",
-    "blackhole",
     "on",
 ]
 
 EXTENSIONS = ("PIPELINING", "SIZE 50000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
 """What EHLO offers. STARTTLS is added where there is a TLS context, and AUTH under TLS where there are users."""
-
-
-@contextmanager
-def blackhole(host: str = "127.0.0.1") -> Iterator[int]:
-    """A port that answers no attempt to connect, as behind a firewall that drops: its queue is full."""
-    with socket.create_server((host, 0), backlog=0) as full, socket.socket() as first, socket.socket() as second:
-        for waiting in (first, second):
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        yield full.getsockname()[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +151,9 @@ class Upstream:
         """The real one, once it listens."""
         self.received: list[Received] = []
         self.sessions: list[Session] = []
-        """Every connection so far."""
+        """Every connection so far, unless who made the server takes those that are over out."""
+        self.connections = 0
+        """How many there have been."""
         self.peak = 0
         """The most connections that were open at once."""
         self.tls = tls
@@ -182,11 +172,6 @@ class Upstream:
         self._group = asyncio.TaskGroup()
         self._closing = False
         self._serving: set[asyncio.Task[None]] = set()
-
-    @property
-    def connections(self) -> int:
-        """How many there have been."""
-        return len(self.sessions)
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -208,31 +193,32 @@ class Upstream:
             task.cancel()
         await self._group.__aexit__(None, None, None)  # what was raised inside leaves as it is, in no group
 
-    async def wait(self, messages: int, seconds: float = 30.0) -> list[Received]:
-        """The first so many messages, once they are there. Raises TimeoutError."""
-        await self._until(lambda: len(self.received) >= messages, seconds)
+    async def wait(self, messages: int, timeout: float = 30.0) -> list[Received]:
+        """The first so many messages, once they are there. Raises TimeoutError after so many seconds, as the others."""
+        await self._until(lambda: len(self.received) >= messages, timeout, _counted(messages, "message"))
         return self.received[:messages]
 
-    async def connected(self, connections: int = 1, seconds: float = 30.0) -> None:
+    async def connected(self, connections: int = 1, timeout: float = 30.0) -> None:
         """Until so many connections have been made. Raises TimeoutError."""
-        await self._until(lambda: self.connections >= connections, seconds)
+        await self._until(lambda: self.connections >= connections, timeout, _counted(connections, "connection"))
 
-    async def quiet(self, seconds: float = 30.0) -> None:
+    async def quiet(self, timeout: float = 30.0) -> None:
         """Until no connection is open. Raises TimeoutError."""
-        await self._until(lambda: not any(session.open for session in self.sessions), seconds)
+        await self._until(lambda: not any(each.open for each in self.sessions), timeout, "every connection to end")
 
-    async def heard(self, command: str, seconds: float = 30.0) -> Session:
+    async def heard(self, command: str, timeout: float = 30.0) -> Session:
         """The first session in which the client has said this, once it has. Raises TimeoutError."""
-        await self._until(lambda: any(command in session.commands() for session in self.sessions), seconds)
+        said = f"a client to say {command}"
+        await self._until(lambda: any(command in each.commands() for each in self.sessions), timeout, said)
         return next(session for session in self.sessions if command in session.commands())
 
     def script(self, *rules: Rule) -> None:
         """Does as these rules say from the next command on; they count from nothing, and their time begins."""
         self._script = Script(rules, seed=self.seed, clock=self.clock)
 
-    def rule(self, moment: Moment) -> Rule | None:
-        """The rule that acts now, and so counts."""
-        return self._script.acting(moment)
+    def rule(self, moment: Moment, note: Callable[[str], None]) -> Rule | None:
+        """The rule that acts now, and so counts; as `Script.acting`."""
+        return self._script.acting(moment, note)
 
     def happened(self) -> None:
         """Wakes whoever waits for something."""
@@ -242,7 +228,8 @@ class Upstream:
         if self._closing:
             peer.transport.abort()
             return
-        session = Session(len(self.sessions) + 1)
+        self.connections += 1
+        session = Session(self.connections)
         self.sessions.append(session)
         self.peak = max(self.peak, sum(each.open for each in self.sessions))
         self.happened()
@@ -250,15 +237,23 @@ class Upstream:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
-    async def _until(self, true: Callable[[], bool], seconds: float) -> None:
-        async with asyncio.timeout(seconds):
-            while not true():
-                self._changed.clear()
-                await self._changed.wait()
+    async def _until(self, true: Callable[[], bool], timeout: float, wanted: str) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                while not true():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            had = f"{_counted(len(self.received), 'message')} on {_counted(self.connections, 'connection')}"
+            raise TimeoutError(f"waited {timeout:g} s for {wanted}: there were {had}") from None
 
 
 class _Closed(Exception):
     """The connection is over."""
+
+
+class _Overlong(Exception):
+    """A line is too long."""
 
 
 class _Peer(asyncio.Protocol):
@@ -291,10 +286,11 @@ class _Peer(asyncio.Protocol):
         await self._came.wait()
 
     async def line(self) -> bytes:
-        """The next line with its LF. Raises _Closed."""
-        while b"\n" not in self.buffer:
+        """The next line with its LF. Raises _Closed, _Overlong."""
+        while (end := self.buffer.find(b"\n", 0, _MAX_LINE) + 1) == 0:
+            if len(self.buffer) >= _MAX_LINE:
+                raise _Overlong
             await self.more()
-        end = self.buffer.index(b"\n") + 1
         line = bytes(self.buffer[:end])
         del self.buffer[:end]
         return line
@@ -303,6 +299,10 @@ class _Peer(asyncio.Protocol):
 _PATH = re.compile(r'(?:FROM|TO):<((?:"(?:\\.|[^"\\])*"|[^">])*)>((?: [^ ]+)*)', re.IGNORECASE)
 _LAST = (Verb.EHLO, Verb.LHLO, Verb.STARTTLS, Verb.AUTH, Verb.DATA, Verb.QUIT)
 """Commands after which a client waits, pipelining or not (RFC 2920 3.1)."""
+_MAX_LINE = 65_536
+"""Octets of a command with its line end, or of a response of AUTH: more than any program that speaks SMTP sends."""
+_AUTH = re.compile(r"(\s*AUTH)\b(?:(\s+(?:PLAIN|LOGIN))(?!\S))?(.*)", re.IGNORECASE | re.DOTALL)
+_SECRET = "[credentials]"
 _TLS = "220 2.0.0 Go ahead"
 _NO_TLS = "500 5.5.2 There is no such command"
 
@@ -338,10 +338,19 @@ class _Dialogue:
             if self._upstream.on_end is not None:
                 self._upstream.on_end(self._session)
 
+    async def _line(self) -> bytes:
+        """The next line with its LF. Raises _Closed, after an answer where the line is too long."""
+        try:
+            return await self._peer.line()
+        except _Overlong:
+            self._note(Arrow.NOTE, f"a line of more than {_MAX_LINE} octets")
+            await self._say("500 5.5.2 The line is too long")
+            raise _Closed from None
+
     async def _command(self) -> None:
-        line = await self._peer.line()
+        line = await self._line()
         self._pace = 0.0
-        self._note(self._received, line.removesuffix(b"\r\n").decode("utf-8", "backslashreplace"))
+        self._note(self._received, _concealed(line.removesuffix(b"\r\n").decode("utf-8", "backslashreplace")))
         text = line.decode("utf-8", "replace")
         if not text.endswith("\r\n"):
             await self._say("500 5.5.2 End lines with CRLF")
@@ -426,14 +435,14 @@ class _Dialogue:
         if mechanism.upper() not in self._offered.get("AUTH", "").split() or self._session.login:
             await self._say("503 5.5.1 Not now")
             return
-        if await self._act(self._upstream.rule(self._moment(Verb.AUTH, argument))) is not None:
+        if await self._act(self._rule(self._moment(Verb.AUTH, argument))) is not None:
             return
         prompts = ["334 "] if mechanism.upper() == "PLAIN" else ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"]
         responses = [initial] if initial else []
         for prompt in prompts[len(responses) :]:
             await self._say(prompt)
-            line = (await self._peer.line()).decode("latin-1").rstrip("\r\n")
-            self._note(self._received, line)
+            line = (await self._line()).decode("latin-1").rstrip("\r\n")
+            self._note(self._received, _SECRET)
             responses.append(line)
         try:
             parts = b"\0".join(b64decode(response, validate=True) for response in responses).split(b"\0")
@@ -513,7 +522,7 @@ class _Dialogue:
                 break
             searched = max(0, len(self._peer.buffer) - 4)
             if early is None:
-                early = self._upstream.rule(self._moment(Verb.CONTENT, came=(came, len(self._peer.buffer))))
+                early = self._rule(self._moment(Verb.CONTENT, came=(came, len(self._peer.buffer))))
                 came = len(self._peer.buffer)
                 answered = (await self._act(early)) is not None
             await self._peer.more()
@@ -532,7 +541,7 @@ class _Dialogue:
             moments = [self._moment(Verb.CONTENT, path, recipients=(path,)) for path, _ in self._rcpts]
         else:
             moments = [self._moment(Verb.CONTENT, content.decode("latin-1"))]
-        rules = [self._upstream.rule(moment) for moment in moments]
+        rules = [self._rule(moment) for moment in moments]
         takes = [_takes(rule, standard) for rule in rules]
         taken = self._rcpts
         if self._upstream.lmtp:
@@ -575,9 +584,12 @@ class _Dialogue:
             recipients = [path for path, _ in self._rcpts]
         return Moment(verb, argument, self._peername().rpartition(":")[0], sender, tuple(recipients), came)
 
+    def _rule(self, moment: Moment) -> Rule | None:
+        return self._upstream.rule(moment, lambda text: self._note(Arrow.NOTE, text))
+
     async def _answer(self, moment: Moment, standard: str) -> str:
         """Acts by the rule for this moment, else answers as is standard; the reply if it was positive, else ""."""
-        said = await self._act(self._upstream.rule(moment))
+        said = await self._act(self._rule(moment))
         if said is None:
             said = _lines(self._standard(standard))
             await self._say(self._standard(standard))
@@ -687,6 +699,18 @@ class _Dialogue:
     def _peername(self) -> str:
         peer = self._peer.transport.get_extra_info("peername")
         return f"{peer[0]}:{peer[1]}" if peer else self._upstream.host
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _concealed(line: str) -> str:
+    """As it may be written down: of AUTH only a mechanism that we know, in whose place a password may stand."""
+    found = _AUTH.fullmatch(line)
+    if found is None or not found[3].strip():
+        return line
+    return f"{found[1]}{found[2] or ''} {_SECRET}"
 
 
 def _takes(rule: Rule | None, standard: str) -> bool:

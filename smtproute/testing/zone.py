@@ -41,7 +41,7 @@ import dns.rdtypes.ANY.TXT
 import dns.reversename
 import dns.rrset
 
-__all__ = ["Asked", "Fault", "Zone", "record"]
+__all__ = ["Asked", "BadRecord", "Fault", "Zone", "record"]
 
 _UDP_LIMIT = 512
 """Octets of an answer over UDP without EDNS (RFC 1035 4.2.1)."""
@@ -62,6 +62,10 @@ class Fault(StrEnum):
     """Over UDP an empty answer that says it was cut, however short the whole one is; over TCP that."""
     NO_TCP = "no-tcp"
     """The same over UDP, and over TCP no answer: a firewall that knows DNS as UDP only."""
+
+
+class BadRecord(ValueError):
+    """A name, a type or a value that is none."""
 
 
 class Asked(NamedTuple):
@@ -101,7 +105,7 @@ class Zone:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        """Raises dns.exception.DNSException for bad names and values."""
+        """Raises BadRecord."""
         self.ttl = ttl
         """Seconds, of every record that has no TTL of its own, and of every denial."""
         self.host = host
@@ -127,8 +131,15 @@ class Zone:
         Without values the name exists and has no such record. `ttl` is theirs, in seconds (RFC 2181 5.2: records of
         one name and type have one); None is the zone's. A fault leaves the records in their place, for `recover`. Type
         `ANY` takes a fault, which stands for every type that has none of its own, or no values, which leaves the name
-        without records and faults. Raises dns.exception.DNSException for bad names and values.
+        without records and faults. Raises BadRecord.
         """
+        try:
+            self._set(name, type, values, ttl)
+        except dns.exception.DNSException as error:
+            told = f"set({name!r}, {type!r}, {values!r}): {str(error).rstrip('.')}"
+            raise BadRecord(f"{told}. Write names, types and values as in a zone file.") from None
+
+    def _set(self, name: str, type: str, values: str | Sequence[str] | Fault, ttl: int | None) -> None:
         rdtype = dns.rdatatype.from_text(type)
         if isinstance(values, Fault):
             self._names.setdefault(_name(name), _Held()).faults[rdtype] = values

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import smtplib
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smtproute.cli import main
 from smtproute.cli.ending import Ending, Verdict
@@ -27,6 +32,20 @@ from = "app@example.org"
 to = ["anna@there.example"]
 [[message.expect]]
 capture = "{address}"
+"""
+
+
+SILENT = """
+title = "A server that says nothing"
+patience = "60s"
+[config]
+endpoint.far = { servers = ["mx.there.example"] }
+default = { endpoint = "far" }
+[upstream."mx.there.example"]
+down = "silent"
+[[message]]
+from = "app@example.org"
+to = ["anna@there.example"]
 """
 
 
@@ -83,14 +102,34 @@ def test_failures_come_in_full_after_the_list(tmp_path: Path, command: Command) 
     assert done.stdout.splitlines()[0].startswith("FAILED  bad.toml: Bad (")
     assert done.stdout.splitlines()[1].startswith("ok      good.toml: Good (")
     for said in (
-        "\nbad.toml: Bad\n\nmessage 1: expected capture otto@there.example: there is none\n",
-        "message 1: not expected: capture anna@there.example, delivered (250 2.0.0 captured)",
+        "\nbad.toml: Bad\n\nmessage 1: expected capture otto@there.example: there is none; "
+        "instead there is capture anna@there.example, delivered (250 2.0.0 captured)\n\n",
         "1 message arrived:",
         "<- MAIL FROM:<app@example.org>",
         "\nseed 77\n",
         "\n1 passed, 1 failed in ",
     ):
         assert said in done.stdout
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"])
+def test_nothing_is_left_of_a_run_that_a_signal_ends(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """While the second scenario waits for a server that says nothing; its stage is there before the first one ends."""
+    write(tmp_path, "1.toml", "Good")
+    (tmp_path / "2.toml").write_text(SILENT)
+    with subprocess.Popen([*SMTPROUTE, "test", "-j", "2", "."], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"ok      1.toml")
+        assert stages(process.pid)
+        process.send_signal(number)
+        assert process.wait(30) == status
+    assert stages(process.pid) == []
+
+
+def stages(process: int) -> list[Path]:
+    """The folders of stages of a process."""
+    folders = (Path("/dev/shm"), Path(tempfile.gettempdir()))
+    return [each for folder in folders for each in folder.glob(f"smtproute-{process}-*")]
 
 
 def test_a_broken_file_tells_all_its_mistakes_and_stops_no_other(tmp_path: Path, command: Command) -> None:
@@ -108,6 +147,22 @@ def test_a_broken_file_tells_all_its_mistakes_and_stops_no_other(tmp_path: Path,
     assert 'keys.toml: message[0].form: unknown key. Did you mean "from"?' in done.stdout
     assert "no.toml:1: not TOML: " in done.stdout
     assert "1 passed, 3 broken in " in done.stdout
+    assert done.stdout.count("keys.toml") == 4  # in the list, and before each of its three mistakes
+
+
+def test_a_fault_stops_no_other(tmp_path: Path, command: Command) -> None:
+    """Something that breaks while a scenario is played: here nobody may seal what was sealed as broken before."""
+    write(tmp_path, "good.toml", "Good")
+    fault = write(tmp_path, "fault.toml", "Fault")
+    sealed = 'content = "ARC-Seal: i=1\\n\\n"\nseal = ["else.example", "else.example"]\n[[message.expect]]\n'
+    text = fault.read_text().replace("[[message.expect]]\n", sealed) + '[keys."else.example"]\n'
+    fault.write_text(text)
+    done = command(".")
+    assert done.returncode == 1
+    assert done.stdout.startswith("FAULT   fault.toml: Fault (")
+    assert "good.toml: Good (" in done.stdout
+    assert "SignFault: " in done.stdout
+    assert "1 passed, 1 ended by a fault in " in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -178,7 +233,7 @@ def test_a_junit_report(tmp_path: Path, command: Command) -> None:
     assert all(float(case.get("time") or "") >= 0 and case.get("classname") for case in suite)
     failure = cases["Bad \\x1b"].find("failure")
     assert failure is not None
-    assert failure.get("message") == "message 1: expected capture otto@there.example: there is none"
+    assert (failure.get("message") or "").startswith("message 1: expected capture otto@there.example: there is none; ")
     assert "<- MAIL FROM:<app@example.org>" in (failure.text or "")
     error = cases["broken.toml"].find("error")
     assert error is not None and "sede" in (error.text or "")
@@ -195,6 +250,13 @@ def test_a_junit_report_can_be_read_whatever_a_fault_says() -> None:
     assert (error.get("message"), error.text) == ("first", "first\nKeyError: '\\x1b\\ud800 <&>'")
 
 
+@given(st.text(), st.text(), st.text().map(lambda text: f"flows/{text}.toml"))
+def test_a_junit_report_can_be_read_whatever_a_scenario_is_called(told: str, title: str, file: str) -> None:
+    tested = [Ending(file, Verdict.FAILED, title, told=told), Ending("\x1b\n/\udcff\uffff\ufffe.toml", Verdict.OK)]
+    (suite,) = ElementTree.fromstring(junit(tested, 1.5, 0.0))
+    assert suite[1].attrib["classname"] == r"\x1b\n.\udcff\uffff\ufffe"
+
+
 def test_update_shows_and_writes_what_is_accepted(tmp_path: Path, command: Command) -> None:
     file = write(tmp_path, "flow.toml", "Flow", "otto@there.example")
     good = write(tmp_path, "good.toml", "Good")
@@ -205,7 +267,35 @@ def test_update_shows_and_writes_what_is_accepted(tmp_path: Path, command: Comma
     assert '+capture = "anna@there.example"' in done.stdout
     assert 'capture = "anna@there.example"' in file.read_text()
     assert good.read_text() == was
-    assert command(".").returncode == 0
+    assert "\nupdated flow.toml: Flow (" in done.stdout
+    assert "\nok      good.toml: Good (" in done.stdout
+    assert "\n1 passed, 1 updated in " in done.stdout
+    assert command(".").stdout.startswith("ok      flow.toml: Flow (")
+
+
+def test_there_is_nothing_to_record_without_a_configuration(command: Command) -> None:
+    done = command("--record", "flow.toml")
+    assert done.returncode == 78
+    assert "there is no spool here yet. Name the relay's configuration file by -c\n" in done.stderr
+
+
+def test_what_update_cannot_show_it_does_not_write(tmp_path: Path) -> None:
+    file = write(tmp_path, "flow.toml", "Flow", "otto@there.example")
+    was = file.read_bytes()
+    nobody, output = os.pipe()
+    os.close(nobody)
+    done = subprocess.run([*SMTPROUTE, "test", "--update", file], stdout=output, timeout=60)
+    os.close(output)
+    assert done.returncode == 141
+    assert file.read_bytes() == was
+
+
+def test_update_keeps_a_byte_order_mark(tmp_path: Path, command: Command) -> None:
+    file = write(tmp_path, "flow.toml", "Flow", "otto@there.example")
+    was = file.read_text()
+    file.write_text(was, "utf-8-sig")
+    assert command(".", "--update").returncode == 0
+    assert file.read_bytes().decode() == "\ufeff" + was.replace("otto", "anna")
 
 
 def test_what_a_relay_did_is_recorded_and_passes(tmp_path: Path, command: Command) -> None:

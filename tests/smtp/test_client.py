@@ -20,7 +20,8 @@ from smtproute.core.settings import EndpointTls, Server
 from smtproute.core.transcript import Arrow
 from smtproute.smtp.client import Connection, Dialogue, Gone, Mail
 from smtproute.smtp.opening import TIMEOUTS, Timeouts, Unreachable
-from smtproute.testing.upstream import EXTENSIONS, Drop, Hang, Raw, Reset, Rule, Upstream, Wait, blackhole, on
+from smtproute.testing.network import blackhole
+from smtproute.testing.upstream import EXTENSIONS, Drop, Hang, Raw, Reset, Rule, Upstream, Wait, on
 from smtproute.world import World
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"

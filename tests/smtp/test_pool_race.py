@@ -21,7 +21,8 @@ from smtproute.smtp.opening import Opening, Terms, Timeouts
 from smtproute.smtp.pool import NobodyReached, Pool, Sent
 from smtproute.smtp.race import ABREAST, Race, Runner
 from smtproute.testing.clock import TurnedClock
-from smtproute.testing.upstream import Drop, Mute, Upstream, Wait, blackhole, on
+from smtproute.testing.network import blackhole
+from smtproute.testing.upstream import Drop, Mute, Upstream, Wait, on
 from smtproute.world import SystemClock, World
 
 CONTENT = b"Subject: hello\r\n\r\nHello.\r\n"

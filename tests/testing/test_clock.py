@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from smtproute.testing.clock import TurnedClock
+from smtproute.testing.clock import StageClock, TurnedClock
 
 
 async def test_sleepers_wake_in_the_order_of_their_hour_and_at_their_hour() -> None:
@@ -40,3 +40,24 @@ async def test_a_cancelled_sleeper_is_forgotten() -> None:
         group.create_task(clock.sleep(1))
         await clock.asleep()
         await clock.advance(1)
+
+
+async def test_the_clock_of_a_stage_is_moved_by_naps_only() -> None:
+    clock = StageClock(1000.0, runs=False)
+    await clock.sleep(0.01)
+    assert clock.now() == 1000.01
+    async with asyncio.TaskGroup() as group:
+        group.create_task(clock.sleep(3600))
+        await clock.asleep()
+        assert clock.now() == 1000.01
+        clock.jump(4600.01)
+    assert clock.now() == 4600.01
+
+
+async def test_the_clock_of_a_stage_runs_where_it_is_told_to() -> None:
+    clock = StageClock(1000.0, runs=True)
+    before = clock.now()
+    await clock.sleep(0.01)
+    assert 1000.0 <= before < before + 0.009 < clock.now()
+    clock.jump(5000.0)
+    assert clock.now() >= 5000.0

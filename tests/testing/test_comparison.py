@@ -7,7 +7,7 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtproute.testing.scenarios.comparison import Expected, compared, header, matching, unanswered
+from smtproute.testing.scenarios.comparison import Expected, compared, header, matching, told, unanswered
 from smtproute.testing.scenarios.outcome import Copy
 from smtproute.testing.scenarios.scenario import ExpectTable, MessageTable, Place, Status
 
@@ -93,6 +93,19 @@ def test_what_went_elsewhere_is_named() -> None:
         [expected(endpoint="far", to="a@x.example")], [copy(Place.ENDPOINT, endpoint="near")], nothing_else=False
     )
     assert "instead there is endpoint near for a@x.example" in other.text
+
+
+def test_what_went_to_somebody_else_is_named_once() -> None:
+    """A wrong `to`: what went where the copy should have gone stands in its place, and is not left over too."""
+    wanted = [expected(endpoint="far", to="nema@x.example"), expected(mailbox="a@x.example")]
+    there = [copy(Place.ENDPOINT, "name@x.example", endpoint="far"), copy(), copy(address="b@x.example")]
+    found = compared(wanted, there)
+    assert told(found) == [
+        "expected endpoint far for nema@x.example: there is none; "
+        "instead there is endpoint far for name@x.example, delivered",
+        "not expected: mailbox b@x.example, delivered",
+    ]
+    assert len(found) == 3
 
 
 def test_a_copy_of_another_relay_is_another_one() -> None:

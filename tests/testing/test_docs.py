@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import smtplib
@@ -17,7 +18,9 @@ import yaml
 
 from smtproute.cli import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "testing.md").read_text()
+README = (ROOT / "README.md").read_text()
 SMTPROUTE = [sys.executable, "-c", "from smtproute.cli import main; main()"]
 SECTIONS = re.split(r"(?m)^##+ ", PAGE)
 APPLICATIONS = """
@@ -95,7 +98,7 @@ def write(folder: Path, *, virtual: str, more: str = "") -> None:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What pytest says of all that the page has for it: the five minutes' tree before and after it is mended, the
-    blocks that go on there, a scenario, and applications."""
+    blocks that go on there, README's, a scenario, and applications."""
     root = tmp_path_factory.mktemp("docs")
     wrong = blocks("Five minutes")[1]
     fixtures = blocks("The fixtures", "python")
@@ -103,6 +106,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
     write(root / "after", virtual=wrong.replace("exmaple", "example"), more="\n\n" + "\n\n".join(fixtures))
     scenarios = root / "after" / "tests" / "scenarios"
     scenarios.mkdir(parents=True)
+    (root / "after" / "test_readme.py").write_text(re.findall(r"(?ms)^```python\n(.*?)^```$", README)[0])
     (scenarios / "sales.toml").write_text(blocks("Scenario files", "toml")[0])
     for name in ("Django", "Flask", "FastAPI", "unittest"):
         more = FASTAPI if name == "FastAPI" else ""
@@ -131,8 +135,10 @@ def test_five_minutes(ran: str) -> None:
     "name",
     [
         "after/test_mail.py::test_it",
+        "after/test_mail.py::test_no_open_relay",
         "after/test_mail.py::test_greylisted",
         "after/test_mail.py::test_mine",
+        "after/test_readme.py::test_sales_reaches_the_partner",
         "after/tests/scenarios/sales.toml::sales",
         "test_Django.py::test_welcome_mail",
         "test_Flask.py::test_welcome_mail",
@@ -142,7 +148,7 @@ def test_five_minutes(ran: str) -> None:
 )
 def test_what_pytest_runs(ran: str, name: str) -> None:
     assert f"{name} PASSED" in ran, ran
-    assert " 1 failed, 9 passed" in ran
+    assert " 1 failed, 11 passed" in ran
 
 
 def commands(section: str) -> list[list[str]]:
@@ -191,26 +197,44 @@ def serving(folder: Path, *arguments: str) -> Iterator[int]:
         process.communicate(timeout=30)
 
 
+APPLICATION = """#!{python}
+import json, smtplib
+with open("ready.json") as ready, open("id", "w") as id:
+    port = json.load(ready)["listeners"]["app"]["port"]
+    with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+        client.login("app", "secret")
+        client.mail("app@example.org")
+        client.rcpt("anna@example.org")
+        id.write(client.data("Subject: Welcome\\r\\n\\r\\nHello.\\r\\n")[1].decode().split()[-1])
+"""
+
+
+def program(file: Path, text: str) -> None:
+    file.write_text(text)
+    file.chmod(0o755)
+
+
 def test_a_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
     section = "A program in another language"
-    Path("test.toml").write_text(blocks(section, "toml")[0])
-    serve, _, queue, show, trace = commands(section)
+    (tmp_path / "test.toml").write_text(blocks(section, "toml")[0])
+    (tmp_path / "ready.json").write_text('{"listeners": {"app": {"port": 1}}}')  # as a killed one leaves it
+    program(tmp_path / "smtproute", f'#!/bin/sh\nexec {shlex.join(SMTPROUTE)} "$@"\n')
+    program(tmp_path / "npm", APPLICATION.format(python=sys.executable))
+    done = subprocess.run(
+        ["sh", "-c", blocks(section)[0].replace(" ID ", ' "$(cat id)" ') + "wait\n"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    before, shown, after = done.stdout.partition(b"\n\nSubject: Welcome\r\n\r\nHello.\r\n")
+    captured = json.loads(re.findall(rb"(?m)^\{.*\}$", before)[0])
+    assert (captured["state"], captured["recipient"]) == ("captured", "anna@example.org")
+    assert shown, done.stdout
+    assert [json.loads(line)["what"] for line in after.splitlines()] == ["received", "planned", "delivered"]
+    monkeypatch.chdir(tmp_path)
     _, record, _ = commands("Scenario files")
-    with serving(tmp_path, *serve) as port:
-        with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
-            client.login("app", "secret")
-            client.sendmail("app@example.org", "anna@example.org", "Subject: Welcome\r\n\r\nHello.\r\n")
-        assert json.loads(Path("ready.json").read_text())["listeners"]["app"]["port"] == port
-        capfd.readouterr()
-        called(monkeypatch, *queue)
-        (captured,) = map(json.loads, capfd.readouterr().out.splitlines())
-        assert (captured["state"], captured["recipient"]) == ("captured", "anna@example.org")
-        called(monkeypatch, *[captured["id"] if each == "ID" else each for each in show])
-        assert capfd.readouterr().out.endswith("\n\nSubject: Welcome\r\n\r\nHello.\r\n")
-        called(monkeypatch, *[captured["id"] if each == "ID" else each for each in trace])
-        events = map(json.loads, capfd.readouterr().out.splitlines())
-        assert [each["what"] for each in events] == ["received", "planned", "delivered"]
     called(monkeypatch, *["test.toml" if each == "FILE" else each for each in record])
     assert "anna@example.org" in Path("new.toml").read_text()
     assert called(monkeypatch, "test", "new.toml") == 0, capfd.readouterr().out

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.message import EmailMessage
 
@@ -14,7 +15,7 @@ import pytest
 from smtproute.app import Refused
 from smtproute.config.document import Mistake
 from smtproute.core.settings import Kind
-from smtproute.testing import Drop, Fault, Harness, MailAssertion, on
+from smtproute.testing import Drop, Fault, Hang, Harness, MailAssertion, on
 from smtproute.testing.thread import NotRunning
 
 PARTNER = {
@@ -141,7 +142,7 @@ def test_it_is_asked_only_while_it_runs() -> None:
         waiting.start()
         harness.quiet()
     waiting.join(30)
-    assert [str(each) for each in ended] == ["it is not running"]
+    assert [str(each) for each in ended] == ["it is not running any more"]
     with pytest.raises(NotRunning):
         harness.send(to="a@example.org")
 
@@ -178,13 +179,70 @@ def test_what_the_relay_dies_of_is_told_to_who_waits(waits: str) -> None:
     [
         ({"domain": ["example.org"]}, 'unknown key. Did you mean "domains"?'),
         ("domains = ", "config"),
+        (42, "config: 42 is no configuration"),
     ],
-    ids=["key", "toml"],
+    ids=["key", "toml", "number"],
 )
-def test_a_mistake_in_the_configuration(config: dict[str, object] | str, told: str) -> None:
-    with pytest.raises(Mistake) as mistake, Harness(config):
+def test_a_mistake_in_the_configuration(config: dict[str, object] | str | int, told: str) -> None:
+    with pytest.raises(Mistake) as mistake, Harness(config):  # type: ignore[arg-type]
         pass
     assert told in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda each: each.settings("tls"), 'there is no tls = \'tls\'. Write "starttls", "implicit" or None.'),
+        (lambda each: each.send(to="b@c.example", listener="zz"), "there is no listener 'zz'. There are: default, tls"),
+        (lambda each: each.clock.advance("1 hour"), 'advance(\'1 hour\'): a duration is wanted. Write "30s", "5m"'),
+        (lambda each: each.dns.set("a", "A", "1.2.3"), "set('a', 'A', '1.2.3'): Text input is malformed. Write"),
+        (lambda each: each.dns.set("a", "AB", "1"), "set('a', 'AB', '1'): DNS resource record type is unknown. Write"),
+        (
+            lambda each: each.upstream().wait(1, timeout=0.01),
+            "waited 0.01 s for 1 message: there were 0 messages on 0 connections",
+        ),
+    ],
+    ids=["tls", "listener", "time", "record", "type", "wait"],
+)
+def test_what_cannot_be_is_told_in_a_line(harness: Harness, ask: Callable[[Harness], object], told: str) -> None:
+    with pytest.raises((ValueError, LookupError, TimeoutError)) as raised:
+        ask(harness)
+    assert str(raised.value).startswith(told) and "\n" not in str(raised.value)
+    assert raised.value.__context__ is None or raised.value.__suppress_context__, "nothing else is shown"
+    files = [entry.path.name for entry in raised.traceback]  # type: ignore[union-attr]
+    assert {*files} <= {"test_harness.py", "harness.py", "bench.py", "thread.py"}, files
+
+
+def test_it_says_how_it_is_begun() -> None:
+    for ask in (lambda: Harness().send(to="a@b.example"), lambda: Harness().host, lambda: Harness().inbox.wait_for()):
+        with pytest.raises(NotRunning, match=r"not running yet: ask it inside `with Harness\(\.\.\.\) as smtproute:`"):
+            ask()
+
+
+def test_a_report_names_what_was_refused_and_who_connected() -> None:
+    with Harness({"default": {"mode": "reject"}}, seed=1) as harness:
+        assert f"no client has connected to {harness.host}:{harness.port}" in harness.report()
+        with pytest.raises(MailAssertion, match="no client has connected to"):
+            harness.inbox.wait_for(timeout=0.01)
+        with smtplib.SMTP(harness.host, harness.port) as client:
+            client.ehlo()
+            assert "relay had 1 connection and no message: the last words were\n  -> 250" in harness.report()
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                client.sendmail("a@else.example", ["b@partner.example"], LETTER)
+        assert "relay refused b@partner.example: 550 5.7.1" in harness.report()
+    with Harness() as harness:
+        with pytest.raises(ssl.SSLError), smtplib.SMTP(harness.host, harness.port) as client:
+            client.starttls(context=ssl.create_default_context())
+        harness.quiet()
+        assert "no message: the last words were\n  TLS handshake failed: " in harness.report()
+
+
+def test_time_that_does_not_pass_says_what_is_open(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtproute.testing.bench.REST", 0.1)
+    harness.upstream().script(on("EHLO", Hang()))
+    sent = harness.send(to="b@partner.example")
+    with pytest.raises(MailAssertion, match=f"delivery 0 of {sent.id}, endpoint partner for b@partner.example, is"):
+        harness.clock.advance("1h")
 
 
 def test_a_new_configuration(harness: Harness) -> None:
@@ -203,6 +261,10 @@ def test_explain(harness: Harness) -> None:
     assert "endpoint partner" in told and "c@nobody.example" in told
     with pytest.raises(ValueError, match="there is no listener 'mx'"):
         harness.explain("b@partner.example", listener="mx")
+    with pytest.raises(ValueError, match="say where it goes: mailbox, endpoint, capture, held or bounce; or refused"):
+        harness.assert_route("b@partner.example")
+    with pytest.raises(MailAssertion, match=r"seed 1: reproduce with Harness\(seed=1\)$"):
+        harness.assert_route("b@partner.example", refused="550")
 
 
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
@@ -312,6 +374,9 @@ def test_a_message_that_was_changed(harness: Harness) -> None:
     with pytest.raises(MailAssertion) as failed:
         harness.assert_unchanged(LETTER.replace(b"Hello.", b"Hallo."), copy)
     text = str(failed.value)
+    assert text.startswith(
+        "expected the message as it was sent, with header fields put in front; it was changed:\n  line "
+    )
     assert "Hallo." in text and "1 message arrived:" in text and sent.id in text and text.count("seed 1:") == 1
 
 

@@ -125,7 +125,7 @@ async def test_a_server_that_breaks_after_the_dot_has_it_twice(stage: Stage) -> 
 
 async def test_what_came_before_all_was_at_rest_is_there(stage: Stage, tmp_path: Path) -> None:
     flow = await stage.relay(house(tmp_path))
-    for rest in (stage.rest, stage.quiet, flow.quiet):
+    for rest in (stage.rest, stage.quiet):
         before = len(stage.inbox.messages)
         await send(flow, "Hello", "name@example.org")
         await rest()
@@ -146,7 +146,7 @@ async def test_a_message_is_returned_once_the_oldest_first(stage: Stage) -> None
     for subject in ("a1", "b1", "a2", "a3"):
         await send(flow, subject)
     inbox = stage.inbox
-    await flow.quiet()
+    await flow.stage.quiet()
     assert (await inbox.wait_for(subject="b*")).subject == "b1"
     assert [each.subject for each in await inbox.wait_for(subject="a*", n=2)] == ["a1", "a2"]
     with pytest.raises(MailAssertion, match="and none came; 1 message that is so was returned before"):
@@ -209,7 +209,7 @@ async def test_what_is_asked_for(stage: Stage, wanted: dict[str, Any], found: bo
     flow = await stage.relay(CAPTURE)
     subject = "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe=2C?=\r\n Anna"
     await flow.send(letter("X-Tag: first", subject, "X-Tag: second"), sender=SENDER, to="Anna@far.example")
-    await flow.quiet()
+    await flow.stage.quiet()
     if found:
         assert await stage.inbox.wait_for(**wanted, timeout=0.01)
     else:
@@ -278,7 +278,7 @@ async def test_a_failure_tells_what_came_and_why(stage: Stage) -> None:
         await stage.inbox.wait_for(to=ANNA, n=2, timeout=0.1)
     first, refused, table, *_, seed = str(raised.value).split("\n\n")
     assert first == "expected 2 messages to anna@far.example within 0.1 s, and none came"
-    assert refused == "relay refused anna@far.example: 550 5.1.1 User unknown: check the spelling of the address"
+    assert refused.startswith("relay refused anna@far.example: 550 5.1.1 User unknown: check the spelling of the addr")
     assert table.startswith("1 message arrived:\n")
     assert "kept@far.example" in table
     assert seed.startswith("seed 7: ")
@@ -308,14 +308,16 @@ def test_a_message_is_read(end: bytes) -> None:
         "subject: =?utf-8?b?R3LDvMOfZQ==?=\r\n  to all",
         "X-Tag:second",
         "X-Raw: Grüße",
+        "X-Fold: a\r\n\tb",
         "MIME-Version: 1.0",
         'Content-Type: multipart/alternative; boundary="="',
         body="--=\r\n\r\nText\r\n--=\r\nContent-Type: text/html; charset=latin-1\r\n\r\n<p>HTML\r\n--=--",
     )
     message = arrived(content.replace(b"\r\n", end))
-    assert message.subject == "Grüße  to all"
+    assert message.subject == "Grüße to all"
     assert (message.headers("x-tag"), message.header("X-Tag")) == (["first", "second"], "first")
-    assert message.header("X-Raw") == "Grüße"
+    assert (message.header("X-Raw"), message.header("X-Fold")) == ("Grüße", "a b")
+    assert repr(message) == f"<Arrival: capture to {ANNA}, 'Grüße to all', {len(message.content)} octets>"
     assert (message.header("X-None"), message.headers("X-None")) == (None, [])
     assert (message.text, message.html) == ("Text", "<p>HTML")
     assert message.email["X-Tag"] == "first"

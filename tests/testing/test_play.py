@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -96,11 +97,11 @@ async def test_what_is_as_expected_passes(tmp_path: Path) -> None:
         ('headers = { Subject = "Hello*" }', "Subject is 'A letter', not 'Hello*'"),
         ('headers = { X-Spam = "*" }', "X-Spam is not there, not '*'"),
         ('absent = ["Subject"]', "Subject is there: 'A letter'"),
-        ("seal = { i = 2 }", "seal is i=1 cv=none d=example.org s=mail, not i=2"),
-        ('seal = { cv = "pass" }', "not cv=pass"),
-        ('seal = { domain = "else.example" }', "not d=else.example"),
-        ('seal = { selector = "other" }', "not s=other"),
-        ("seal = false", "seal is i=1 cv=none d=example.org s=mail, not none by relay"),
+        ("seal = { i = 2 }", "  expected:      i=2\n"),
+        ('seal = { cv = "pass" }', "  it is:         i=1, cv=none, d=example.org, s=mail\n"),
+        ('seal = { domain = "else.example" }', "  expected:      d=else.example\n"),
+        ('seal = { selector = "other" }', "  expected:      s=other\n"),
+        ("seal = false", "relay has sealed it: i 1, cv none, domain example.org, selector mail"),
         ('signed = ["example.org"]', "signed by nobody, not by example.org"),
         ('dsn = { status = "5.1.1" }', "it is no delivery status notification"),
         ('trace = ["*-> RSET"]', "its trace has no line '*-> RSET'"),
@@ -199,6 +200,77 @@ async def test_replies_are_expected_too(tmp_path: Path) -> None:
     assert failure.startswith("message 1: expected MAIL to be answered 550: the client heard 250 2.1.0 ")
 
 
+async def test_a_reply_that_is_otherwise_is_shown_as_it_was_said(tmp_path: Path) -> None:
+    """In the trace of the message, or where nobody took it as the client had it."""
+    flow = FORWARD.replace('"name@example.org"', '"name@example.org", "nobody@example.org"') + MAILBOX + EXTERNAL
+    taken = (await played(tmp_path, flow)).report
+    assert "  -> 550 5.1.1 " not in taken.partition("on 20")[0]
+    assert "-> 550 5.1.1 " in taken and "~> RCPT TO:<name@external.example>" in taken
+    refused = (await played(tmp_path, FORWARD.replace("name@example.org", "nobody@example.org"))).report
+    said = refused.partition("message 1, as its client had it:\n")[2]
+    assert said.index("-> RCPT TO:<nobody@example.org>") < said.index("<- 550 5.1.1 ")
+
+
+async def test_nothing_is_said_of_a_server_that_there_is_not(tmp_path: Path) -> None:
+    result = await played(tmp_path, FORWARD + MAILBOX + EXTERNAL + '[arrived."mx.typo.example"]\nmessages = 0\n')
+    assert result.failures == (
+        "arrived: there is no server mx.typo.example; there are: mx.else.example, mx.external.example",
+    )
+    assert result.changes == ()
+
+
+async def test_the_sender_of_a_message_that_arrived_nowhere_is_nothing(tmp_path: Path) -> None:
+    """What would have it is not sent, and nobody waits for what was to come of it."""
+    gone = FORWARD + MAILBOX + EXTERNAL + 'status = "deferred"\n[upstream."mx.external.example"]\ndown = "refused"\n'
+    back = FORWARD.replace('"name@example.org"', '"{1.sender}"') + '[[message.expect]]\ncapture = "kept@example.org"\n'
+    result = await played(tmp_path, gone + back)
+    assert result.failures == ("message 2 was not sent: message 1 arrived nowhere, so {1.sender} is nothing",)
+    result = await played(tmp_path, gone + FORWARD.replace("friend@else.example", "{1.sender}"))
+    assert result.failures == ("message 2 was not sent: message 1 arrived nowhere, so {1.sender} is nothing",)
+    assert "client 2" not in result.transcript
+
+
+async def test_a_server_that_nobody_asks_is_named(tmp_path: Path) -> None:
+    """Its name may be misspelt, so that its script means nobody."""
+    flow = FORWARD + MAILBOX + EXTERNAL + 'attempts = 2\n[upstream."mx.externl.example"]\n[upstream."mx.far.example"]\n'
+    report = (await played(tmp_path, flow)).report
+    assert "\nupstream mx.externl.example: nobody connected\nupstream mx.far.example: nobody connected\n" in report
+    assert "upstream mx.external.example: nobody" not in report
+
+
+async def test_an_earlier_seal_that_broke_is_no_valid_chain(tmp_path: Path) -> None:
+    """The relay's own is valid; the chain that it ends is judged whole (RFC 8617 5.2)."""
+    flow = (
+        FORWARD
+        + 'seal = ["a.example"]\nbefore.dns = {}\n'
+        + MAILBOX
+        + EXTERNAL
+        + 'seal = { i = 2, cv = "pass" }\n[keys."a.example"]\n'
+    )
+    assert (await played(tmp_path, flow)).passed
+    # Between the relay's look and ours the key goes.
+    gone = '[[message]]\nfrom = "x@else.example"\nto = ["kept@example.org"]\nclient = "203.0.113.9"\n'
+    gone += 'before.dns."mail._domainkey.a.example" = { TXT = [] }\n[[message.expect]]\ncapture = "kept@example.org"\n'
+    first, second = flow.split('[keys."a.example"]')
+    flow = first.replace("client = ", "wait = false\nclient = ") + gone + '[keys."a.example"]' + second
+    (failure,) = (await played(tmp_path, flow)).failures
+    assert "the ARC seal is not as expected\n" in failure
+    assert "the chain does not verify: " in failure
+
+
+async def test_what_does_not_come_to_an_end_fails(tmp_path: Path) -> None:
+    """With what is open then, and what was said so far."""
+    file = tmp_path / "flow.toml"
+    mute = '[upstream."mx.external.example"]\nrule = [{ at = "RCPT", then = "mute" }]\n'
+    flow = WORLD.format(head="").replace('patience = "1s"', 'patience = "60s"') + FORWARD + MAILBOX + EXTERNAL + mute
+    file.write_text(flow)
+    result = await play(read(file), deadline=1.0)
+    assert result.failures == (
+        "it did not come to an end within 1 s: message 1 is under way and a connection to mx.external.example is open",
+    )
+    assert "virtual:1  name@example.org: alias to" in result.report
+
+
 async def test_a_reply_that_does_not_come_fails(tmp_path: Path) -> None:
     flow = FORWARD.replace("name@example.org", "nobody@example.org") + 'replies = { DATA = "250" }\n'
     failures = (await played(tmp_path, flow)).failures
@@ -236,6 +308,59 @@ async def test_the_report_explains(tmp_path: Path) -> None:
         "seed 42",
     ):
         assert said in result.report
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('to = "name@external.example"', 'to = "nema@external.example"'),
+        ('mailbox = "name@example.org"', 'mailbox = "eman@example.org"'),
+    ],
+    ids=["the recipient at an endpoint", "the mailbox"],
+)
+async def test_an_expectation_of_another_copy_keeps_what_holds(tmp_path: Path, old: str, new: str) -> None:
+    """Only the address was wrong: nothing else of the file changes."""
+    right = (
+        FORWARD
+        + MAILBOX
+        + 'headers = { Subject = "*" }\nstatus = "delivered"\n'
+        + EXTERNAL
+        + 'attempts = 1 # at once\nseal = { i = 1, cv = "none" }\nserver = "mx.external.example"\n'
+    )
+    assert right.count(old) == 1
+    result = await played(tmp_path, right.replace(old, new))
+    assert not result.passed
+    file = tmp_path / "flow.toml"
+    assert updated(file.read_text(), result.changes) == WORLD.format(head="") + right
+
+
+async def test_what_holds_of_another_copy_no_more_goes(tmp_path: Path) -> None:
+    flow = FORWARD + MAILBOX + EXTERNAL.replace("name@", "nema@") + "attempts = 7\nunchanged = true\ntls = true\n"
+    result = await played(tmp_path, flow + "after = '1h'\n")
+    (message,) = tomllib.loads(updated((tmp_path / "flow.toml").read_text(), result.changes))["message"]
+    assert message["expect"][1:] == [
+        {"endpoint": "external", "to": "name@external.example", "attempts": 1, "unchanged": True, "tls": True}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "there"),
+    [
+        (MAILBOX + EXTERNAL + "copies = 3\n", [{}, {"copies": 2}]),
+        (MAILBOX + EXTERNAL.replace("name@", "nema@"), [{}, {}]),
+        (MAILBOX, [{}, {}]),
+        ("", [{}, {}]),
+    ],
+    ids=["more than came", "of another", "one is missing", "none"],
+)
+async def test_copies_are_accepted_together(tmp_path: Path, expected: str, there: list[dict[str, int]]) -> None:
+    result = await played(tmp_path, FORWARD + "copies = 2\n" + expected)
+    file = tmp_path / "flow.toml"
+    file.write_text(updated(file.read_text(), result.changes))
+    again = await play(read(file))
+    assert again.passed, again.report
+    (message,) = tomllib.loads(file.read_text())["message"]
+    assert [{key: each[key] for key in ("copies",) if key in each} for each in message["expect"]] == there
 
 
 async def test_what_is_accepted_makes_it_pass(tmp_path: Path) -> None:
@@ -288,7 +413,7 @@ async def test_what_a_server_cannot_send_is_a_failure(tmp_path: Path) -> None:
         FORWARD.replace("friend@else.example", "friend@nowhere.example")
         + MAILBOX
         + EXTERNAL
-        + '[upstream."mx.external.example"]\nthen = "bounce"\n'
+        + '[upstream."mx.external.example"]\nbounces = true\n'
     )
     (failure,) = (await played(tmp_path, flow)).failures
     assert failure == (

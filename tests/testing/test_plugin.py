@@ -282,6 +282,12 @@ def test_a_mistake_in_a_configuration_is_one_line(pytester: pytest.Pytester) -> 
         @pytest.mark.smtproute_config("nowhere.toml")
         def test_no_file(smtproute): pass
 
+        @pytest.mark.smtproute_config()
+        def test_nothing(smtproute): pass
+
+        @pytest.mark.smtproute_config(42)
+        def test_number(smtproute): pass
+
         @pytest.mark.smtproute_config(domain=["example.org"])
         def test_key(smtproute): pass
 
@@ -289,10 +295,12 @@ def test_a_mistake_in_a_configuration_is_one_line(pytester: pytest.Pytester) -> 
         def test_which(mail_upstream): pass
     """)
     result = ran(pytester)
-    result.assert_outcomes(errors=3)
+    result.assert_outcomes(errors=5)
     result.stdout.re_match_lines(
         [
-            r"smtproute_config: there is no nowhere\.toml, neither in .* nor in .*",
+            r"smtproute_config: there is no nowhere\.toml in [^ ]+$",
+            r"smtproute_config: it has no configuration\. Write TOML text, .*",
+            r"smtproute_config: 42 is no configuration\. Write tables, .*",
             r'smtproute_config: domain: unknown key\. Did you mean "domains"\?',
             r"E +LookupError: which upstream is meant\? There are: a, b, a\.example, b\.example",
         ]
@@ -382,3 +390,24 @@ def test_the_seed_of_a_scenario(pytester: pytest.Pytester) -> None:
     scenarios(pytester, "tests/scenarios")
     result = ran(pytester, "--smtproute-seed", "9", "-k", "bad")
     result.stdout.fnmatch_lines(["seed 9*"])
+
+
+def test_a_failure_in_the_teardown_of_a_fixture_is_told_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.fixture
+        def application(smtproute):
+            smtproute.send(to="anna@example.org")
+            smtproute.quiet()
+            yield
+            raise ArithmeticError("a fault in the end")
+
+        def test_it(application):
+            pass
+    """)
+    result = ran(pytester)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ArithmeticError: a fault in the end", "*- smtproute -*", "1 message arrived:", "seed *"]
+    )

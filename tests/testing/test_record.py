@@ -126,7 +126,7 @@ async def test_a_refusal_and_its_dsn(config: Path) -> None:
         )
         flow = await stage.relay(config)
         id = await sent(flow, ["list@example.org"], sender="friend@example.org", listener="app", client="127.0.0.1")
-        await flow.quiet()
+        await flow.stage.quiet()
         written = await recorded(flow, config)
         (dsn,) = [event.facts["dsn"] for event in await flow.trace(id) if event.what == "bounced"]
         assert (await recorded(flow, config, dsn)).text == written.text, "of a DSN, the message it is about"
@@ -164,7 +164,7 @@ async def test_several_messages_octets_and_no_secret(config: Path) -> None:
         first = await sent(
             flow, ["x@partner.example"], listener="app", client="127.0.0.1", login=("app", "s3cr3t w0rd")
         )
-        await flow.quiet()
+        await flow.stage.quiet()
         second = await sent(flow, ["a@partner.example", "b@partner.example"], odd, listener="app", client="127.0.0.1")
         await flow.advance(90)
         assert len(mx.received) == 2
@@ -193,7 +193,7 @@ async def test_mx_records_a_hang_up_and_what_a_scenario_does_not_have(config: Pa
         await stage.upstream("mx2.partner.example")
         flow = await stage.relay(config)
         id = await sent(flow, ["list@example.org"])
-        await flow.quiet()
+        await flow.stage.quiet()
         written = await recorded(flow, config)
     tables = tomllib.loads(written.text)
     assert tables["dns"]["partner.example"] == {"MX": ["10 mx.partner.example", "20 mx2.partner.example"]}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from smtproute.core.event import Event, Happening
 from smtproute.core.settings import Kind
 from smtproute.testing.arrivals import Arrival
-from smtproute.testing.report import arrived, cut, failure
+from smtproute.testing.report import again, arrived, cut, failure, folded
 
 AT = 1_700_000_000.0
 LETTER = Arrival(
@@ -36,6 +36,19 @@ def test_a_table_of_what_arrived() -> None:
   2  22:13:20.250    external at mx.external.example  <friend@else.example>  name@external.example  Hello        26"""
     )
     assert arrived([]) == "nothing arrived"
+
+
+def test_rows_that_are_meant_are_marked() -> None:
+    head, _, *rows = arrived([KEPT, LETTER], meant=[2]).splitlines()
+    assert head == "2 messages arrived, of which those marked > are meant:"
+    assert [row[:4] for row in rows] == ["  1 ", "> 2 "]
+    assert arrived([KEPT, LETTER], meant=[1, 2]) == arrived([KEPT, LETTER])
+
+
+def test_what_a_server_offers_is_one_line() -> None:
+    said = ["-> 220 a", "<- EHLO b", "-> 250-a", "-> 250-SIZE 1", "-> 250 HELP", "<- MAIL FROM:<>", "-> 250 2.1.0 Ok"]
+    lines = folded([f"  22:13:20.000 {line}" for line in said])
+    assert [line[15:] for line in lines] == [*said[:2], "-> 250-a, SIZE 1, HELP", *said[5:]]
 
 
 def test_days_and_relays_are_told_apart_where_there_are_several() -> None:
@@ -69,7 +82,13 @@ def test_the_messages_concerned_are_in_a_table_that_is_full() -> None:
 
 def test_expected_then_what_arrived_then_the_traces_then_the_seed() -> None:
     assert (
-        failure("expected a letter to b@y", arrivals=[], traces=[TRACE], seed=7, more=["relay refused RCPT: 550"])
+        failure(
+            "expected a letter to b@y",
+            arrivals=[],
+            traces=[TRACE],
+            again=again(7, "Stage(seed={})"),
+            more=["relay refused RCPT: 550"],
+        )
         == """\
 expected a letter to b@y
 
@@ -81,7 +100,7 @@ nothing arrived
 22:13:20.000 retried   by the operator
 22:14:20.000 released  by the operator
 
-seed 7: reproduce with --smtproute-seed 7"""
+seed 7: reproduce with Stage(seed=7)"""
     )
     assert failure("expected this") == "expected this"
 

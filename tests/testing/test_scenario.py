@@ -15,7 +15,8 @@ import pytest
 from smtproute.config.document import Mistake
 from smtproute.core.address import Address
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.scenarios.scenario import Place, SealTable, Status, Unsealed, read, referred, schema
+from smtproute.testing.scenarios.scenario import Place, SealTable, Status, Unsealed, read, schema
+from smtproute.testing.scenarios.values import referred
 from smtproute.testing.stage import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ MX = ["10 mx.external.example"]
 TXT = { values = ["v=spf1 -all"], ttl = 5 }
 [upstream."mx.external.example"]
 down = "silent"
-then = "bounce"
+bounces = true
 list = { to = ["anna@far.example"], sender = "bounces@lists.example", prefix = "[list] ", footer = "--" }
 [[upstream."mx.external.example".rule]]
 at = "RCPT"
@@ -71,7 +72,6 @@ seal = ["list.example", "else.example"]
 results = "dmarc=pass"
 copies = 2
 wait = false
-within = "1h"
 [message.before]
 advance = "1h"
 dns."external.example".A = { fault = "timeout" }
@@ -106,6 +106,7 @@ seal = false
 [[message]]
 from = "{hello.sender}"
 to = ["{1.sender}"]
+within = "1h"
 [arrived."mx.external.example"]
 messages = 2
 connections = 1
@@ -144,7 +145,7 @@ def test_everything_is_understood(tmp_path: Path) -> None:
     assert isinstance(second.seal, Unsealed)
     assert first.headers["Authentication-Results"] == (Pattern("*spf=pass*"), Pattern("*dmarc=pass*"))
     assert referred(back.sender) == "hello" and referred(back.to[0]) == "1"
-    assert scenario.content(back) is None
+    assert scenario.content(back) is None and back.within == 3600
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -159,6 +160,13 @@ def test_defaults(tmp_path: Path) -> None:
     assert expected.stands is Status.FAILED and expected.seal == SealTable()
 
 
+def test_a_quoted_local_part_may_have_blanks(tmp_path: Path) -> None:
+    routes = ('mailbox "a b"@c.example', 'endpoint far "a b"@c.example')
+    file = tmp_path / "flow.toml"
+    file.write_text(SHORT + f"[[explain]]\naddress = 'a@c.example'\nroutes = ['{routes[0]}', '{routes[1]}']\n")
+    assert read(file).explain[0].routes == routes
+
+
 async def test_where_the_paths_of_configurations_start(tmp_path: Path) -> None:
     stage, beside = tmp_path / "stage", tmp_path / "flow.toml"
     stage.mkdir()
@@ -167,8 +175,11 @@ async def test_where_the_paths_of_configurations_start(tmp_path: Path) -> None:
     start = scenario.lay_out(stage)
     assert start == stage and (stage / "b/smtproute.toml").read_text() == "domains = []"
     assert scenario.configuration("b", start).tables == {"domains": []}
-    changed = scenario.configuration("relay", start, {"endpoint": {"external": {"seal": False}}, "domains": []})
+    first, second = {"queue": {"lifetime": "1d"}, "domains": []}, {"queue": {"max_size": "1GB"}}
+    changed = scenario.configuration("relay", start, [{"endpoint": {"external": {"seal": False}}}, first, second])
     assert changed.tables["endpoint"] == {"external": {"servers": ["mx.external.example"], "seal": False}}
+    assert changed.tables["queue"] == {"lifetime": "1d", "max_size": "1GB"}
+    assert first["queue"] == {"lifetime": "1d"}, "a change stays as it is written"
     assert changed.tables["domains"] == [] and scenario.config["domains"] == ["example.org"]  # type: ignore[index]
     (tmp_path / "dms").mkdir()
     beside.write_text(SHORT.replace("[config]", 'config = "dms"'))
@@ -233,6 +244,10 @@ MISTAKES = {
         SHORT + 'name = "a"\n[[message]]\nname = "a"\nfrom = ""\nto = ["a@b.example"]\n',
         'message[1].name = "a": another message has it. Choose another name.',
     ),
+    "explained before anything is sent": (
+        SHORT + '[[explain]]\naddress = "a@b.example"\nfrom = "{1.sender}"\n',
+        'explain[0].from = "{1.sender}": ',
+    ),
     "later": (SHORT.replace('""', '"{1.sender}"'), 'message[0].from = "{1.sender}": there is no earlier message 1.'),
     "reference": (
         SHORT.replace('""', '"{1.sendr}"'),
@@ -280,6 +295,19 @@ MISTAKES = {
         SHORT + '[arrived."x.example"]\nmessages = -1\n',
         'arrived."x.example".messages = -1: a whole number is',
     ),
+    "nobody waits": (
+        SHORT + 'wait = false\nwithin = "1h"\n[[message]]\nfrom = ""\nto = ["a@b.example"]\n',
+        'message[0].within = "1h": the next message does not wait. Write it at the next one that waits.',
+    ),
+    "no later": (
+        "now = 9999-12-31T10:00:00Z\n" + SHORT,
+        "now = 9999-12-31 10:00:00+00:00: with all the time that passes",
+    ),
+    "too long": (
+        "now = 9899-12-01T00:00:00Z\n" + SHORT + 'within = "5d"\nbefore.advance = "30d"\n',
+        "now = 9899-12-01 00:00:00+00:00: with all the time that passes, the clock is to stay between",
+    ),
+    "no earlier": ("now = 0001-01-01T00:00:00Z\n" + SHORT, "now = 0001-01-01 00:00:00+00:00: with all"),
 }
 EXPECTED = {
     "unknown": ('mailbx = "a@b.example"', 'mailbx: unknown key. Did you mean "mailbox"?'),
@@ -301,6 +329,24 @@ EXPECTED = {
     "other relay": ('held = "a@b.c"\nrelay = "b"', 'relay = "b": there is no relay of this name. Known here: relay.'),
     "times": ('held = "a@b.c"\nafter = "2s"\nwithin = "1s"', 'within = "1s": sooner than after allows. Write a longer'),
 }
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a", "a/b"), 'files."a/b": cannot be written: '),
+        (("a/b", "a"), "files.a: cannot be written: is a directory. Choose another name."),
+        (("n" * 300,), f"files.{'n' * 300}: cannot be written: file name too long. Choose another name."),
+    ],
+    ids=["file-first", "folder-first", "long"],
+)
+def test_what_cannot_be_a_file(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    file, stage = tmp_path / "flow.toml", tmp_path / "stage"
+    stage.mkdir()
+    file.write_text(SHORT + "[files]\n" + "".join(f'"{name}" = "x"\n' for name in names))
+    with pytest.raises(Mistake) as caught:
+        read(file).lay_out(stage)
+    assert str(caught.value).startswith(f"{file}: {said}")
 
 
 @pytest.mark.parametrize("name", MISTAKES)

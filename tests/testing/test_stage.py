@@ -55,7 +55,7 @@ async def test_production_is_on_the_stage(stage: Stage) -> None:
     flow = await stage.relay(config)
     assert set(stage.upstreams) == {"smtp.far.example", "internal.far.example", "standby.far.example"}
     assert stage.network.holds("192.0.2.7")
-    assert (stage.txt(b"mail._domainkey.example.org") or b"").startswith(b"v=DKIM1; ")
+    assert stage.texts("mail._domainkey.example.org", "TXT")[0].startswith("v=DKIM1; ")
     sent = await flow.send(
         sender=SENDER, to="name@example.org", client="203.0.113.9", helo="mail.else.example", tls=True
     )
@@ -66,7 +66,7 @@ async def test_production_is_on_the_stage(stage: Stage) -> None:
     assert received.tls
     assert arrival.header("ARC-Seal") is not None
     assert "203.0.113.9" in (arrival.header("Received") or "")
-    await flow.quiet()
+    await flow.stage.quiet()
     trace = await flow.trace(sent.id)
     (attempt,) = [event.facts for event in trace if event.what is Happening.ATTEMPT]
     assert (attempt["server"], attempt["ip"]) == ("smtp.far.example:587", stage.addresses("smtp.far.example")[0])
@@ -148,6 +148,19 @@ async def test_five_days_pass_from_retry_to_retry(stage: Stage) -> None:
     assert (await stage.inbox.wait_for(timeout=0)).recipients == (SENDER,)
 
 
+async def test_where_the_clock_is_given_each_retry_has_the_same_hour_in_every_run() -> None:
+    runs = []
+    for _ in range(2):
+        async with Stage(seed=7, now=1_800_000_000.0) as stage:
+            flow = await stage.relay(FAR)
+            await stage.upstream("mx.far.example", [on("RCPT", "451 4.7.1 Later", match="anna")], tls=None)
+            await flow.send(sender=SENDER, to=ANNA)
+            await flow.advance(86400)
+            runs.append([event.at for event in flow.journal.of(Happening.ATTEMPT)])
+    assert runs[0] == runs[1]
+    assert len(runs[0]) > 10
+
+
 async def test_a_reload_takes_the_new_configuration(stage: Stage) -> None:
     flow = await stage.relay(FAR)
     await flow.configure(CAPTURE)
@@ -180,6 +193,7 @@ async def test_a_mistake_names_the_key(stage: Stage) -> None:
 async def test_nothing_leaves(stage: Stage) -> None:
     flow = await stage.relay(FAR)
     stage.zone.set("mx.far.example", "A", ["192.0.2.99"])
+    await flow.advance(120)  # what the relay may have asked as it began is forgotten
     sent = await flow.send(sender=SENDER, to=ANNA)
     (deferred,) = await flow.journal.seen(Happening.DEFERRED, sent.id)
     assert "192.0.2.99" in deferred.facts["detail"]
@@ -205,6 +219,8 @@ async def test_a_network_leads_where_things_stand() -> None:
         network.unroutable.add("192.0.2.1")
         with pytest.raises(OSError, match="Network is unreachable"):
             await network.connect(("192.0.2.1", 25))
+        network.unroutable.add("2001:DB8:0::1")
+        assert not network.routed("2001:db8::1"), "an address is one, however it is written"
         network.unroutable.clear()
         network.take_away("192.0.2.1")
         with pytest.raises(ConnectionRefusedError):
@@ -262,7 +278,7 @@ async def test_any_login_is_taken_with_tls_and_without(stage: Stage) -> None:
         assert sent.accepted == (ANNA,)
         received = flow.journal.of(Happening.RECEIVED, sent.id)[0]
         assert (received.facts["named"], bool(received.facts["tls"])) == ("anna", bool(how))
-    with pytest.raises(KeyError):
+    with pytest.raises(LookupError, match=r"there is no listener 'none'\. There are: default, tls"):
         await flow.send(sender=SENDER, to=ANNA, listener="none")
 
 
@@ -295,10 +311,20 @@ async def test_a_stage_leaves_nothing_behind() -> None:
 
 async def test_a_key_of_others_is_published(stage: Stage) -> None:
     key = stage.signer("else.example", "s1")
-    published = stage.txt(b"s1._domainkey.else.example")
+    published = stage.texts("s1._domainkey.else.example", "TXT")
     stage.zone.set("s2._domainkey.else.example", "TXT", ["theirs"])
     stage.signer("else.example", "s2")
-    assert published is not None
+    assert published
     assert (key.domain, key.selector) == ("else.example", "s1")
-    assert stage.txt(b"s2._domainkey.else.example") == b"theirs"  # what a test says of DNS stands
-    assert stage.txt(b"s3._domainkey.else.example") is None
+    assert stage.texts("s2._domainkey.else.example", "TXT") == ["theirs"]  # what a test says of DNS stands
+    assert stage.texts("s3._domainkey.else.example", "TXT") == []
+
+
+async def test_nothing_is_left_of_a_stage_that_does_not_come_to_stand() -> None:
+    """Its zone's port is taken."""
+    async with Stage() as standing:
+        stage = Stage()
+        stage.zone.port = standing.zone.port
+        with pytest.raises(OSError, match="address already in use"):
+            await stage.__aenter__()
+        assert not stage.folder.exists()

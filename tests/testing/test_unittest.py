@@ -32,6 +32,13 @@ class Welcome(unittest.TestCase):
             smtproute.inbox.wait_for(timeout=0.01)
         self.assertTrue(issubclass(MailAssertion, self.failureException))
 
+    def test_whatever_fails_has_a_report(self) -> None:
+        with self.assertRaises(self.failureException) as failed, Harness(seed=5) as smtproute:
+            sign_up(smtproute.host, smtproute.port, "anna@example.net")
+            self.assertEqual(smtproute.inbox.wait_for().subject, "Goodbye")
+        (note,) = failed.exception.__notes__
+        self.assertRegex(note, r"(?s)1 message arrived:.* rcpt TO:<anna@example\.net>.*seed 5: ")
+
 
 class Together(unittest.TestCase):
     smtproute: Harness

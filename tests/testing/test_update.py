@@ -165,7 +165,33 @@ def test_only_expectations_change(change: Change) -> None:
         updated(TEXT, [change])
 
 
-def test_a_message_without_a_table_of_its_own() -> None:
-    text = 'message = [{ from = "", to = ["a@b.example"] }]\n'
-    new = updated(text, [Append(("message", 0, "expect"), {"mailbox": "a@b.example"})])
-    assert tomllib.loads(new)["message"][0]["expect"] == [{"mailbox": "a@b.example"}]
+def test_a_message_without_a_table_of_its_own_is_left_alone() -> None:
+    text = 'message = [{from="", to = ["a@b.example"]}]\n'
+    with pytest.raises(NotUpdated, match="line 1 says more than what is expected"):
+        updated(text, [Append(("message", 0, "expect"), {"mailbox": "a@b.example"})])
+
+
+@pytest.mark.parametrize(
+    ("lines", "lost"),
+    [
+        ("routes = [  # both\n]", True),
+        ("routes = [\n 'x#',\n # why\n]", True),
+        ("routes = [\n]  # behind", True),
+        ("""routes = [\n '#',\n "\\"#",\n '''#''''', ""\"\n#\\""\"#\""\"",\n]""", False),
+    ],
+    ids=["behind-bracket", "own-line", "last-line", "texts"],
+)
+def test_no_comment_inside_of_a_value_is_lost(lines: str, lost: bool) -> None:
+    text = f"[[explain]]\naddress = 'a@b.example'\n{lines}\n"
+    change = Put(("explain", 0, "routes"), ["mailbox a@b.example"])
+    if lost:
+        with pytest.raises(NotUpdated, match="line 3: comments inside of this value would be lost: change it by hand"):
+            updated(text, [change])
+    else:
+        assert updated(text, [change]).endswith('\nroutes = ["mailbox a@b.example"]\n')
+
+
+def test_what_servers_had_is_an_expectation_as_a_whole() -> None:
+    text = 'arrived = { "mx.b.example" = { messages = 1 } }\n'
+    new = updated(text, [Put(("arrived", "mx.b.example", "messages"), 2)])
+    assert tomllib.loads(new) == {"arrived": {"mx.b.example": {"messages": 2}}}

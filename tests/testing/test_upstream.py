@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import smtplib
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -371,6 +372,28 @@ async def test_logins(mechanisms: str) -> None:
         await asyncio.to_thread(talk, upstream.port)
         (received,) = upstream.received
     assert received.login == "me"
+    shown = "\n".join(line.text for session in upstream.sessions for line in session.transcript)
+    secrets = [b64encode(text.encode()).decode() for text in ("me", "secret", "wrong", "\0me\0secret", "\0me\0wrong")]
+    assert not [secret for secret in (*secrets, "bm8gbnVs") if secret in shown]
+    assert shown.count("[credentials]") >= 3
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("AUTH PLAIN AG1lAHNlY3JldA==", "AUTH PLAIN [credentials]"),
+        ("auth login bWU=", "auth login [credentials]"),
+        ("AUTH LOGIN", "AUTH LOGIN"),
+        ("AUTH AG1lAHNlY3JldA==", "AUTH [credentials]"),
+        ("  AUTH  plain  AG1l", "  AUTH  plain [credentials]"),
+        ("AUTHOR a", "AUTHOR a"),
+    ],
+)
+async def test_what_a_login_says_is_not_written_down(line: str, shown: str) -> None:
+    async with Upstream() as upstream:
+        await converse(upstream, f"{line}\r\n".encode())
+        await upstream.quiet()
+    assert upstream.sessions[0].commands() == [shown]
 
 
 async def test_lmtp_answers_each_recipient() -> None:
@@ -409,7 +432,7 @@ async def test_no_octets_in_place_of_a_reply_are_none() -> None:
 async def test_waiting_in_vain_ends() -> None:
     async with Upstream() as upstream:
         with pytest.raises(TimeoutError):
-            await upstream.wait(1, seconds=0.01)
+            await upstream.wait(1, timeout=0.01)
 
 
 def test_a_verb_that_does_not_exist() -> None:
@@ -597,6 +620,37 @@ async def test_certificates_with_a_fault(fault: CertificateFault | None, why: st
         else:
             with pytest.raises(Unreachable):
                 await opened(upstream, trusted)
+
+
+@pytest.mark.parametrize(
+    ("rule", "pattern"),
+    [
+        (on("RCPT", "550 5.1.1 No", match="(a+)+b$"), "(a+)+b$"),
+        (on("RCPT", "550 5.1.1 No", recipient="regex:(a+)+b"), "regex:(a+)+b"),
+    ],
+    ids=["match", "recipient"],
+)
+async def test_a_pattern_that_takes_too_long_does_not_act(rule: Rule, pattern: str) -> None:
+    async with Upstream([rule]) as upstream:
+        await deliver(upstream, f"{'a' * 30}@b.test")
+        await deliver(upstream, "other@there.test")
+        await upstream.quiet()
+    assert [each.recipients for each in upstream.received] == [(f"{'a' * 30}@b.test",), ("other@there.test",)]
+    (note,) = [line.text for line in upstream.sessions[0].transcript if line.arrow is Arrow.NOTE]
+    assert note == f"a rule at RCPT does not act: {pattern}: match limit exceeded"
+
+
+@pytest.mark.parametrize("before", [(), (b"AUTH LOGIN\r\n",)], ids=["command", "response"])
+async def test_a_line_without_end_is_refused(before: tuple[bytes, ...], tmp_path: Path) -> None:
+    script = [on("EHLO", "250 far.test\nAUTH LOGIN")]
+    async with Upstream(script, users={"me": "secret"}) as upstream, telnet(upstream) as (reader, writer):
+        await reply(reader)
+        for piece in (b"EHLO client.test\r\n", *before):
+            writer.write(piece)
+            await reply(reader)
+        writer.write(b"x" * 65_536)
+        assert await reply(reader) == "500 5.5.2 The line is too long"
+        assert await reader.read() == b""
 
 
 async def test_another_script_while_it_runs() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email import message_from_bytes, policy
-from email.message import Message
 from typing import Any
 
 from smtproute.config.document import Location
 from smtproute.core.message import fields
 from smtproute.testing.difference import change
+from smtproute.testing.expect import Sealing, missealed
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.scenarios.outcome import Copy, Seal
+from smtproute.testing.scenarios.notification import notified
+from smtproute.testing.scenarios.outcome import Copy
 from smtproute.testing.scenarios.scenario import (
     FIRST,
     DsnTable,
@@ -25,7 +25,18 @@ from smtproute.testing.scenarios.scenario import (
     Unsealed,
 )
 
-__all__ = ["Difference", "Expected", "Mismatch", "coded", "compared", "differences", "header", "matching", "unanswered"]
+__all__ = [
+    "Difference",
+    "Expected",
+    "Mismatch",
+    "coded",
+    "compared",
+    "differences",
+    "header",
+    "matching",
+    "told",
+    "unanswered",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +79,19 @@ class Mismatch:
     copy: Copy | None
     differences: tuple[Difference, ...] = ()
     instead: tuple[Copy, ...] = ()
-    """Of one that is missing: what else there is for its address."""
+    """Of one that is missing: what else there is for its address, or else what went where it should have gone."""
 
     @property
     def text(self) -> str:
-        """All of it in one line."""
+        """All of it; where a difference takes several lines, at its end."""
         if self.expected is None:
             return f"not expected: {' and '.join(map(_shown, self.copies))}"
         if self.copy is None:
             shown = "; instead there is " + " and ".join(map(_shown, self.instead)) if self.instead else ""
             return f"expected {self.expected.told}: there is none{shown}"
         there = "it arrived" if self.copy.content is not None else "it is there"
-        wrong = "; ".join(dict.fromkeys(each.text for each in self.differences))
-        return f"expected {self.expected.told}: {there}, but {wrong}"
+        wrong = sorted(dict.fromkeys(each.text for each in self.differences), key=lambda text: "\n" in text)
+        return f"expected {self.expected.told}: {there}, but {'; '.join(wrong)}"
 
     @property
     def copies(self) -> tuple[Copy, ...]:
@@ -108,16 +119,23 @@ def compared(expected: Sequence[Expected], actual: Sequence[Copy], *, nothing_el
         if at not in nearest and number in left:
             nearest[at] = number
             left.remove(number)
+    others = [actual[number] for number in left]
     found = []
     for at, each in enumerate(expected):
         if at in nearest:
             found.append(Mismatch(each, actual[nearest[at]], tuple(said[at][nearest[at]] or ())))
         elif at not in met:
-            instead = tuple(actual[number] for number in left if actual[number].is_for(each.table.address))
-            found.append(Mismatch(each, None, instead=instead))
+            near = [copy for copy in others if copy.is_for(each.table.address)]
+            found.append(Mismatch(each, None, instead=tuple(near or [copy for copy in others if _goes(each, copy)])))
     if nothing_else:
-        found += [Mismatch(None, actual[number]) for number in left]
+        found += [Mismatch(None, copy) for copy in others]
     return found
+
+
+def told(mismatches: Sequence[Mismatch]) -> list[str]:
+    """Their texts; a copy that stands in the place of a missing one is not named a second time."""
+    named = [copy for each in mismatches for copy in each.instead]
+    return [each.text for each in mismatches if each.expected is not None or each.copy not in named]
 
 
 def matching(choices: Sequence[Sequence[int]]) -> dict[int, int]:
@@ -215,9 +233,8 @@ def _of_content(expected: Expected, copy: Copy) -> Iterator[Difference]:
         yield Difference(("absent",), text, [name for name in table.absent if name not in present] or None)
     if table.unchanged and expected.sent and all(change(sent, content) for sent in expected.sent):
         yield Difference(("unchanged",), f"it was changed: {change(expected.sent[0], content)}")
-    if table.seal is not None and (said := _of_seal(table.seal, copy)):
-        now = None if copy.seal is None or copy.seal.fault else _written(copy.seal)
-        yield Difference(("seal",), said, now)
+    if table.seal is not None and copy.sealing is not None and (said := _of_seal(table.seal, copy, copy.sealing)):
+        yield Difference(("seal",), said, _written(copy.sealing))
     missing = [domain for domain in table.signed if domain not in copy.signed]
     if missing:
         text = f"signed by {', '.join(copy.signed) or 'nobody'}, not by {', '.join(missing)}"
@@ -236,35 +253,27 @@ def _wrong(key: str, text: str, now: Any) -> Difference:
     return Difference((key,), f"{key} {text}", now)
 
 
-def _of_seal(table: SealTable, copy: Copy) -> str:
-    seal = copy.seal
+def _of_seal(table: SealTable, copy: Copy, found: Sealing) -> str:
     if isinstance(table, Unsealed):
-        return f"seal is {_sealed(seal)}, not none by {copy.relay}" if copy.sealed else ""
-    wanted = [
-        (f"i={table.i}", table.i is None or (seal is not None and seal.number == table.i)),
-        (f"cv={table.cv}", table.cv is None or (seal is not None and seal.status == table.cv)),
-        (f"d={table.domain}", table.domain is None or (seal is not None and seal.domain == table.domain)),
-        (f"s={table.selector}", table.selector is None or (seal is not None and seal.selector == table.selector)),
-    ]
-    wrong = [text for text, so in wanted if not so]
-    if seal is None or wrong:
-        return f"seal is {_sealed(seal)}, not {' '.join(wrong) or 'there'}"
-    return f"seal is {_sealed(seal)}, and not valid: {seal.fault}" if seal.fault else ""
+        return f"{copy.relay} has sealed it: {_pairs(_newest(found))}" if copy.sealed else ""
+    return missealed(found, cv=table.cv, i=table.i, domain=table.domain, selector=table.selector)
 
 
-def _written(seal: Seal) -> dict[str, Any]:
-    """A seal as an expectation has it."""
-    return {"i": seal.number, "cv": seal.status, "domain": seal.domain, "selector": seal.selector}
+def _written(found: Sealing) -> dict[str, Any] | None:
+    """The newest set as an expectation has it; None where none would hold."""
+    written = _newest(found)
+    return None if not written or missealed(found, **written) else written
 
 
-def _sealed(seal: Seal | None) -> str:
-    if seal is None:
-        return "none"
-    return f"i={seal.number} cv={seal.status} d={seal.domain} s={seal.selector}"
+def _newest(found: Sealing) -> dict[str, Any]:
+    if not found.sets:
+        return {}
+    newest = found.sets[-1]
+    return {"i": newest.number, "cv": newest.status, "domain": newest.sealer, "selector": newest.selector}
 
 
 def _of_dsn(table: DsnTable, content: bytes) -> Difference | None:
-    said = [_notification(each) for each in _recipients(content)]
+    said = notified(content)
     if not said:
         return Difference(("dsn",), "it is no delivery status notification")
     written = {key: getattr(table, key) for key in ("recipient", "status", "action", "diagnostic")}
@@ -278,30 +287,19 @@ def _of_dsn(table: DsnTable, content: bytes) -> Difference | None:
     return Difference(("dsn",), f"it says {shown}, not {_pairs(wanted)}", now)
 
 
-def _pairs(said: Mapping[str, str]) -> str:
+def _pairs(said: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in said.items())
 
 
-def _recipients(content: bytes) -> list[Message]:
-    """What a DSN says of each recipient (RFC 3464 2.3)."""
-    report = message_from_bytes(content, policy=policy.default)
-    parts = [part for part in report.walk() if part.get_content_type() == "message/delivery-status"]
-    return [each for part in parts for each in part.walk() if "Final-Recipient" in each]
-
-
-def _notification(said: Message) -> dict[str, str]:
-    return {
-        "recipient": str(said["Final-Recipient"]).partition(";")[2].strip(),
-        "status": str(said["Status"] or "").strip(),
-        "action": str(said["Action"] or "").strip(),
-        "diagnostic": str(said["Diagnostic-Code"] or "").partition(";")[2].strip(),
-    }
-
-
 def _speaks_of(expected: Expected, copy: Copy) -> bool:
-    """Whether a copy goes where it should."""
+    """Whether a copy goes where it should, for whom it should."""
+    return _goes(expected, copy) and copy.is_for(expected.table.address)
+
+
+def _goes(expected: Expected, copy: Copy) -> bool:
+    """Whether a copy goes where it should, for whomever."""
     table = expected.table
-    if copy.relay != expected.relay or copy.place is not table.place or not copy.is_for(table.address):
+    if copy.relay != expected.relay or copy.place is not table.place:
         return False
     return table.place is not Place.ENDPOINT or copy.endpoint == table.endpoint
 

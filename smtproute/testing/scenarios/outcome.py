@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from smtproute.core.address import Address, AddressError
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import Edit
 from smtproute.core.settings import Kind
+from smtproute.testing.expect import Sealing
 from smtproute.testing.pattern import Pattern
 from smtproute.testing.scenarios.scenario import Place, Status
 from smtproute.trace.text import render
@@ -19,8 +19,7 @@ from smtproute.trace.text import render
 if TYPE_CHECKING:
     from smtproute.testing.arrivals import Arrival
 
-__all__ = ["Copy", "Seal", "copies"]
-
+__all__ = ["Copy", "copies"]
 
 _STATUS = {
     Happening.DELIVERED: Status.DELIVERED,
@@ -30,19 +29,6 @@ _STATUS = {
     Happening.HELD: Status.HELD,
 }
 """How a delivery stands after this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seal:
-    """The newest ARC set of a copy."""
-
-    number: int
-    status: str
-    """cv= of the ARC-Seal."""
-    domain: str
-    selector: str
-    fault: str = ""
-    """Why it does not verify, if it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +61,8 @@ class Copy:
     """As it arrived, with CRLF; None: it did not."""
     edit: Edit | None = None
     """How the last server's copy was made of the message as it was received."""
-    seal: Seal | None = None
+    sealing: Sealing | None = None
+    """Its ARC chain; None: it did not arrive."""
     signed: tuple[str, ...] = ()
     """Whose DKIM signatures on it verify: domains, in lower case."""
     trace: tuple[str, ...] = ()
@@ -145,7 +132,7 @@ def _of_message(relay: str, message: str, events: Sequence[Event], arrivals: Seq
                 tls=attempt is not None and bool(attempt.facts["tls"]),
                 sealed=attempt is not None and bool(attempt.facts["sealed"]),
                 edit=_edit(attempt.facts) if attempt is not None else None,
-                content=_crlf(came[-1].content) if came else None,
+                content=came[-1].wire if came else None,
                 trace=trace,
             )
         )
@@ -172,8 +159,3 @@ def _same(text: str, address: Address) -> bool:
         return Address.parse(text).key == address.key
     except AddressError:
         return False
-
-
-def _crlf(content: bytes) -> bytes:
-    """With line ends as on the wire: in a Maildir they are LF."""
-    return re.sub(rb"\r?\n", b"\r\n", content)

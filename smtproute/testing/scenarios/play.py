@@ -8,8 +8,8 @@ Nothing is left of the stage afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,25 +17,30 @@ from smtproute.config.document import Location, Mistake
 from smtproute.core.event import Event
 from smtproute.core.message import apply
 from smtproute.core.settings import ListenerTls
+from smtproute.core.transcript import plain
 from smtproute.intake.speaker import SpeakerFault
 from smtproute.spool.queue import SpoolFailed
 from smtproute.testing.client import Sent, letter
 from smtproute.testing.expect import misrouted
 from smtproute.testing.report import failure
 from smtproute.testing.scenarios.acceptance import accepted, accepted_replies, accepted_routes
-from smtproute.testing.scenarios.comparison import Expected, compared, unanswered
+from smtproute.testing.scenarios.comparison import Expected, compared, told, unanswered
 from smtproute.testing.scenarios.outcome import Copy, copies
-from smtproute.testing.scenarios.scenario import ExplainTable, MessageTable, Scenario, Status, referred
+from smtproute.testing.scenarios.scenario import ExplainTable, MessageTable, Scenario, Status
 from smtproute.testing.scenarios.sessions import dialogues
+from smtproute.testing.scenarios.signatures import judged
 from smtproute.testing.scenarios.surroundings import Surroundings
 from smtproute.testing.scenarios.update import Change, Put
-from smtproute.testing.seals import judged
+from smtproute.testing.scenarios.values import referred
 from smtproute.testing.signer import Signer
 from smtproute.testing.stage import Flow, Stage
+from smtproute.trace.text import transcript
 from smtproute.world import SystemClock
 
 __all__ = ["Result", "play"]
 
+DEADLINE = 120.0
+"""Seconds on the machine's clock after which a scenario has failed."""
 _HERE = "127.0.0.1"
 """Whose mail is explained where nothing is said of that: this machine's."""
 
@@ -88,8 +93,13 @@ class Result:
         return not self.failures
 
 
-async def play(scenario: Scenario, *, seed: int | None = None) -> Result:
-    """Plays a scenario. `seed` takes the place of its own.
+class _Nothing(Exception):
+    """There is no such address; the text says why."""
+
+
+async def play(scenario: Scenario, *, seed: int | None = None, deadline: float = DEADLINE) -> Result:
+    """Plays a scenario. `seed` takes the place of its own. `deadline`: seconds on the machine's clock after which it
+    has failed.
 
     Raises config.document.Mistake for a configuration that cannot be used.
     """
@@ -102,8 +112,7 @@ async def play(scenario: Scenario, *, seed: int | None = None) -> Result:
         with Surroundings(scenario, stage) as surroundings:
             playing = _Playing(scenario, stage, surroundings)
             try:
-                await surroundings.set_up()
-                await playing.run()
+                await playing.run(deadline)
             except Mistake as found:  # what leaves a stage with relays on it leaves in a group
                 mistake = found
             report, servers = playing.report(), surroundings.servers
@@ -135,9 +144,24 @@ class _Playing:
         """Every delivery, as it stood when it was looked at last."""
         self._concerned: dict[str, str] = {}
         """The messages that failures are about, by queue id, each with its relay."""
+        self._refused: list[str] = []
+        """What was said where the client heard something else than it should and no relay has the message."""
 
-    async def run(self) -> None:
-        """Everything, in order."""
+    async def run(self, deadline: float) -> None:
+        """Everything, in order, for so many seconds at most."""
+        try:
+            async with asyncio.timeout(deadline) as limit:
+                await self._surroundings.set_up()
+                await self._all()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            is_open = " and ".join(self._open())
+            self.failures.append(f"it did not come to an end within {deadline:g} s{is_open and f': {is_open}'}")
+            for played in self._waiting:
+                self._concern(played)
+
+    async def _all(self) -> None:
         for number, table in enumerate(self._scenario.explain):
             await self._explain(number, table)
         for message in self._scenario.message:
@@ -151,18 +175,33 @@ class _Playing:
         """Why it failed; "" where it did not."""
         if not self.failures:
             return ""
-        arrivals = self._stage.arrivals.all if self.played else None
-        traces = [_events(self._stage.flows[relay], message) for message, relay in self._concerned.items()]
-        told = failure("\n".join(self.failures), arrivals=arrivals, traces=traces)
-        return f"{told}\n\nseed {self._stage.seed}"
+        said = failure(
+            "\n".join(self.failures),
+            arrivals=self._stage.arrivals.all if self.played else None,
+            traces=[_events(self._stage.flows[relay], message) for message, relay in self._concerned.items()],
+            more=[each for each in ("\n".join(self._surroundings.unvisited), *self._refused) if each],
+        )
+        return f"{said}\n\nseed {self._stage.seed}"
+
+    def _open(self) -> Iterator[str]:
+        """What has not come to its end."""
+        for played in self._waiting:
+            sending = len(played.sent) < played.message.copies
+            yield f"{played.told} {'is being sent' if sending else 'is under way'}"
+        for host, standing in self._surroundings.servers.items():
+            if any(session.open for each in standing for session in each.sessions):
+                yield f"a connection to {host} is open"
+
+    def _concern(self, played: _Played) -> None:
+        """The report has the traces of this message."""
+        self._concerned |= {sent.id: played.message.relay for sent in played.sent if sent.id}
 
     async def _explain(self, number: int, table: ExplainTable) -> None:
         flow = self._stage.flows[table.relay]
-        sender = self._sender(table.sender)
         try:
             (explained,) = await flow.explain(
                 str(table.address),
-                sender=sender,
+                sender=table.sender,
                 client=table.client or _HERE,
                 listener=table.listener or None,
                 login=str(table.login) if table.login is not None else None,
@@ -179,19 +218,32 @@ class _Playing:
         await self._surroundings.change(flow, message.before)
         played = _Played(len(self.played) + 1, message, at=self._stage.clock.now())
         self.played.append(played)
-        self._waiting.append(played)
-        to = [self._sender(each) for each in message.to]
-        sender = self._sender(message.sender)
-        content = await self._content(flow, message, sender, to)
-        for _ in range(message.copies):
-            played.sent += (await self._send(flow, message, content, sender, to),)
-        for sent in played.sent:
-            wrong = unanswered(message, _replies(message, to, sent))
-            self.failures += [f"{played.told}: {each.text}" for each in wrong]
-            if sent is played.sent[0]:
-                self.changes += accepted_replies(played.location, wrong, message.replies)
-        if message.wait:
+        try:
+            to = [self._address(each) for each in message.to]
+            sender = self._address(message.sender)
+        except _Nothing as why:
+            self.failures.append(f"{played.told} was not sent: {why}")
+        else:
+            self._waiting.append(played)
+            content = await self._content(flow, message, sender, to)
+            for _ in range(message.copies):
+                played.sent += (await self._send(flow, message, content, sender, to),)
+            for sent in played.sent:
+                self._heard(played, to, sent)
+        if message.wait and self._waiting:
             await self._settled(message)
+
+    def _heard(self, played: _Played, to: Sequence[str], sent: Sent) -> None:
+        """Looks at the replies to one copy."""
+        wrong = unanswered(played.message, _replies(played.message, to, sent))
+        self.failures += [f"{played.told}: {each.text}" for each in wrong]
+        if sent is played.sent[0]:
+            self.changes += accepted_replies(played.location, wrong, played.message.replies)
+        if wrong and sent.id:
+            self._concerned[sent.id] = played.message.relay
+        elif wrong:
+            said = transcript(plain(sent.transcript))
+            self._refused.append("\n".join([f"{played.told}, as its client had it:", *(f"  {line}" for line in said)]))
 
     async def _send(
         self, flow: Flow, message: MessageTable, content: bytes | None, sender: str, to: Sequence[str]
@@ -251,21 +303,23 @@ class _Playing:
         ]
         found = compared(expected, fresh, nothing_else=self._scenario.nothing_else)
         latest = self._waiting[-1]
-        self.changes += accepted(latest.location, latest.message.relay, found)
-        told = " and ".join(each.told for each in self._waiting)
+        self.changes += accepted(latest.location, latest.message, found)
+        messages = " and ".join(each.told for each in self._waiting)
+        self.failures += [f"{messages}: {text}" for text in told(found)]
         for mismatch in found:
-            self.failures.append(f"{told}: {mismatch.text}")
             self._concerned |= {copy.message: copy.relay for copy in mismatch.copies}
+        if any(mismatch.expected is not None and not mismatch.copies for mismatch in found):
+            for each in self._waiting:
+                self._concern(each)
         self._waiting = []
 
     async def _fresh(self) -> list[Copy]:
         """Every delivery of every relay that was not there at the last look, or stood otherwise."""
         found: list[Copy] = []
-        with ThreadPoolExecutor(1) as pool:
-            for flow in self._stage.flows.values():
-                lookup = flow.lookup
-                fresh = filter(self._is_new, copies(flow.name, flow.journal.events, self._stage.arrivals.all))
-                found += [await judged(await _whole(flow, copy), lookup, pool) for copy in fresh]
+        for flow in self._stage.flows.values():
+            lookup = flow.lookup
+            fresh = filter(self._is_new, copies(flow.name, flow.journal.events, self._stage.arrivals.all))
+            found += [await judged(await _whole(flow, copy), lookup, self._stage.pool) for copy in fresh]
         return found
 
     def _is_new(self, copy: Copy) -> bool:
@@ -274,8 +328,13 @@ class _Playing:
 
     def _arrived(self) -> None:
         """Looks at what servers have had."""
+        servers = self._surroundings.servers
         for host, table in self._scenario.arrived.items():
-            standing = self._surroundings.servers.get(host, ())
+            standing = servers.get(host)
+            if standing is None:
+                there = f"there are: {', '.join(sorted(servers))}" if servers else "there is none"
+                self.failures.append(f"arrived: there is no server {host}; {there}")
+                continue
             had = {
                 "messages": sum(len(each.received) for each in standing),
                 "connections": sum(each.connections for each in standing),
@@ -286,16 +345,19 @@ class _Playing:
                     self.failures.append(f"expected {host} to have had {wanted} {what}: it had {count}")
                     self.changes.append(Put(("arrived", host, what), count))
 
-    def _sender(self, text: str) -> str:
-        """An address of a message; in place of "{1.sender}" the reverse-path with which the first one arrived."""
+    def _address(self, text: str) -> str:
+        """An address of a message; in place of "{1.sender}" the reverse-path with which the first one arrived.
+
+        Raises _Nothing where it did not.
+        """
         name = referred(text)
         if name is None:
             return text
-        for played in self.played:
-            if name in (str(played.number), played.message.name):
-                arrived = [copy.sender for copy in played.copies if copy.server and copy.content is not None]
-                return arrived[0] if arrived else ""
-        return ""
+        (named,) = (played for played in self.played if name in (str(played.number), played.message.name))
+        for copy in named.copies:
+            if copy.server and copy.content is not None:
+                return copy.sender
+        raise _Nothing(f"{named.told} arrived nowhere, so {text} is nothing")
 
 
 def _replies(message: MessageTable, to: Sequence[str], sent: Sent) -> dict[str, str]:

@@ -13,23 +13,26 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email import message_from_bytes
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, assert_never
 
 from smtproute.config.document import PREFIX
+from smtproute.core.address import written_ip
 from smtproute.core.event import Event, Happening
 from smtproute.core.message import fields
-from smtproute.core.settings import Discover, Endpoint, EndpointTls, ListenerTls, Settings
+from smtproute.core.settings import Authentication, Discover, Endpoint, EndpointTls, ListenerTls, Settings
 from smtproute.core.transcript import Arrow
+from smtproute.mailauth.canonical import relaxed_field
+from smtproute.mailauth.signature import read_tags
 from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.reading import Reading
 from smtproute.testing.rules import Verb
 from smtproute.testing.scenarios import toml
 from smtproute.testing.scenarios.exchanges import exchanges, script
+from smtproute.testing.scenarios.notification import notified
 from smtproute.testing.scenarios.outcome import Copy, copies
-from smtproute.testing.scenarios.scenario import FIRST, Place, Status
+from smtproute.testing.scenarios.scenario import FIRST, Down, Place, Status
 from smtproute.testing.staging import PASSWORD
 
 __all__ = ["NotRecorded", "Recorded", "latest", "record"]
@@ -199,7 +202,7 @@ class _Recording:
         names: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for event in attempts:
             host, ip = _host(event), event.facts["ip"]
-            if _is_name(host):
+            if "/" not in host and written_ip(host) is None:  # neither a socket nor an IP address
                 for owner in self._owners(event):
                     if owner.lower() != host.lower():
                         _add(names[owner.lower()]["MX"], host)
@@ -240,7 +243,7 @@ class _Recording:
             down = [why for each in transcripts if (why := _not_connected(each))]
             keys: dict[str, Any] = {}
             if len(down) == len(transcripts):
-                keys["down"] = _down(down[-1])
+                keys["down"] = str(_down(down[-1]))
             elif down:
                 self._notes[f"{host} could not be connected to {len(down)} times ({down[-1]})"] = None
             elif any(_without_tls(each) for each in transcripts):
@@ -323,8 +326,7 @@ class _Recording:
         keys: dict[str, Any] = {str(copy.place): copy.endpoint or copy.address}
         if copy.place is Place.ENDPOINT:
             keys["to"] = copy.address
-        usual = {Place.HELD: Status.HELD, Place.BOUNCE: Status.FAILED}.get(copy.place, Status.DELIVERED)
-        if copy.status is not usual:
+        if copy.status is not copy.place.usual:
             keys["status"] = str(copy.status)
         if copy.attempts > 1:
             keys["attempts"] = copy.attempts
@@ -343,18 +345,19 @@ class _Recording:
                 if facts["sealed"]:
                     keys["seal"] = self._seal(facts)
         if copy.message in taken.bounces:
-            keys |= _notification(taken.bounces[copy.message])
+            for said in notified(taken.bounces[copy.message] or b"")[:1]:
+                keys["dsn"] = {key: said[key] for key in ("recipient", "status", "action")}
         return keys
 
     def _seal(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """The seal that a copy got."""
         prepended = facts["prepended"].encode("latin-1") + b"\r\n"
-        values = [each.value(prepended) for each in fields(prepended) if each.name == b"arc-seal"]
-        tags = dict(re.findall(r"(\w+)\s*=\s*([^;\s]+)", values[0].decode())) if values else {}
-        seal: dict[str, Any] = {"i": int(tags["i"])} if "i" in tags else {}
-        if tags.get("cv") == "none":
+        (ours,) = (each.raw(prepended) for each in fields(prepended) if each.name == b"arc-seal")
+        tags = read_tags(relaxed_field(ours).partition(b":")[2].strip(), len(ours), Authentication().signature_size)
+        seal: dict[str, Any] = {"i": int(tags[b"i"])}
+        if tags[b"cv"] == b"none":
             seal["cv"] = "none"
-        elif "cv" in tags:
+        else:
             self._notes["what became of ARC sets of others, whose keys are not known here"] = None
         return seal | {"domain": facts["sealed"]}
 
@@ -431,19 +434,6 @@ def _attempt(taken: _Taken, copy: Copy) -> Event | None:
     return about[-1] if about else None
 
 
-def _notification(content: bytes | None) -> dict[str, Any]:
-    """What a DSN says of its first recipient (RFC 3464 2.3)."""
-    for part in message_from_bytes(content or b"").walk():
-        if "Final-Recipient" in part:
-            said = {
-                "recipient": str(part["Final-Recipient"]).partition(";")[2].strip(),
-                "status": str(part["Status"]),
-                "action": str(part["Action"]),
-            }
-            return {"dsn": said}
-    return {}
-
-
 def _readable(content: bytes) -> str | None:
     """The content as a text that can stand in the scenario; None for one that cannot, or is too long."""
     try:
@@ -462,15 +452,6 @@ def _host(attempt: Event) -> str:
     return host if colon and port.isdecimal() else str(attempt.facts["server"])
 
 
-def _is_name(host: str) -> bool:
-    """Whether it is a host name, and neither an IP address nor a socket."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return "/" not in host
-    return False
-
-
 def _add(values: list[str], value: str) -> None:
     if value not in values:
         values.append(value)
@@ -484,11 +465,11 @@ def _not_connected(transcript: Sequence[Sequence[Any]]) -> str:
     return notes[-1].rpartition(": ")[2] if notes else ""
 
 
-def _down(why: str) -> str:
+def _down(why: str) -> Down:
     """In what way a server is down to whom it meets so."""
     if why.startswith("no connection within"):
-        return "silent"
-    return "refused" if "refused" in why else "unreachable"
+        return Down.SILENT
+    return Down.REFUSED if "refused" in why else Down.UNREACHABLE
 
 
 def _without_tls(transcript: Sequence[Sequence[Any]]) -> bool:

@@ -17,13 +17,15 @@ Relative paths start at the file's folder; those of configurations among `[files
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import (
     Field,
@@ -44,7 +46,6 @@ from smtproute.testing.pattern import Pattern
 from smtproute.testing.records import NameTables
 from smtproute.testing.scenarios.values import (
     Config,
-    Count,
     DomainName,
     Email,
     FilePath,
@@ -52,20 +53,17 @@ from smtproute.testing.scenarios.values import (
     Hour,
     Ip,
     Login,
-    Number,
-    Octets,
     Recipient,
     RelayName,
+    ReversePath,
     Route,
     Sender,
     Text,
     Texts,
-    Time,
-    Wait,
     referred,
 )
 from smtproute.testing.script import UpstreamTable
-from smtproute.testing.tables import Table
+from smtproute.testing.tables import Count, Number, Octets, Pause, Table, Time
 
 __all__ = [
     "FIRST",
@@ -75,7 +73,6 @@ __all__ = [
     "DsnTable",
     "ExpectTable",
     "ExplainTable",
-    "Fate",
     "ForeignKeyTable",
     "ListTable",
     "MessageTable",
@@ -87,12 +84,13 @@ __all__ = [
     "Status",
     "Unsealed",
     "read",
-    "referred",
     "schema",
 ]
 
 FIRST = "relay"
 """The name of the relay whose configuration is `[config]`."""
+_LATEST = datetime(9900, 1, 1, tzinfo=UTC).timestamp()
+"""The latest end, in seconds since the epoch: what has the longest duration after it can be written as a date still."""
 STEPS = ("CONNECT", "AUTH", "MAIL", "DATA")
 """What a client hears a reply to, beside its recipients; DATA is the dot."""
 
@@ -103,12 +101,6 @@ class Down(StrEnum):
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
     SILENT = "silent"
-
-
-class Fate(StrEnum):
-    """What becomes of mail that a server took."""
-
-    BOUNCE = "bounce"
 
 
 class Status(StrEnum):
@@ -128,6 +120,19 @@ class Place(StrEnum):
     CAPTURE = "capture"
     HELD = "held"
     BOUNCE = "bounce"
+
+    @property
+    def usual(self) -> Status:
+        """How such a delivery stands in the end where nothing is said of that."""
+        match self:
+            case Place.HELD:
+                return Status.HELD
+            case Place.BOUNCE:
+                return Status.FAILED
+            case Place.MAILBOX | Place.ENDPOINT | Place.CAPTURE:
+                return Status.DELIVERED
+            case _:
+                assert_never(self)
 
 
 # Who is there
@@ -160,8 +165,8 @@ class ServerTable(UpstreamTable):
 
     down: Annotated[Down, Field(strict=False)] | None = None
     """Nobody answers: connections are refused, or have no route, or hear nothing."""
-    then: Annotated[Fate, Field(strict=False)] | None = None
-    """bounce: what it took comes back as a DSN to the reverse-path, by the MX of its domain."""
+    bounces: bool = False
+    """What it took comes back as a DSN to the reverse-path, by the MX of its domain."""
     list: ListTable | None = None
     """It is a mailing list."""
 
@@ -189,7 +194,7 @@ class ExplainTable(Table):
     """Whose mail, by IP address; default: this machine's."""
     login: Email | None = None
     """The account that has logged in."""
-    sender: Sender = Field(default="", alias="from")
+    sender: ReversePath = Field(default="", alias="from")
     """The reverse-path; "" is the null sender."""
     reply: Text = Pattern("250")
     """What RCPT answers: a code, "550 5.1.1", or a pattern of the whole."""
@@ -314,8 +319,7 @@ class ExpectTable(Table):
     @property
     def stands(self) -> Status:
         """How it stands in the end, where `status` says nothing too."""
-        usual = {Place.HELD: Status.HELD, Place.BOUNCE: Status.FAILED}
-        return self.status or usual.get(self.place, Status.DELIVERED)
+        return self.status or self.place.usual
 
 
 class MessageTable(Table):
@@ -386,7 +390,7 @@ class Scenario(Table):
     """Decides all that is left to chance."""
     now: Hour | None = None
     """Where the clock begins, a time with its zone; default: the machine's time."""
-    patience: Wait = 5.0
+    patience: Pause = 5.0
     """The longest wait for a server at each step, on the machine's clock."""
     within: Time = 0.0
     """How much time passes after each message, on the scenario's clock, for retries."""
@@ -413,6 +417,15 @@ class Scenario(Table):
 
     _document: Document = PrivateAttr()
 
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        """The scenario that a document is. Raises config.document.Mistake."""
+        scenario = validated(cls, document)
+        scenario._document = document
+        _check(scenario, document)
+        document.check()
+        return scenario
+
     @property
     def shown(self) -> str:
         """What reports call the file."""
@@ -434,19 +447,28 @@ class Scenario(Table):
         return re.sub(rb"\r?\n", b"\r\n", written)
 
     def lay_out(self, folder: Path) -> Path:
-        """Writes `[files]` into an empty folder; where relative paths of configurations start."""
+        """Writes `[files]` into an empty folder; where relative paths of configurations start.
+
+        Raises config.document.Mistake for what cannot be a file there.
+        """
         for name, text in self.files.items():
             file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)
-            file.write_text(text)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch(mode=0o600)
+                file.write_text(text)
+            except OSError as error:
+                why = (error.strerror or "error").lower()
+                wrong = Document(self.shown, self.folder)
+                wrong.wrong(("files", name), f"cannot be written: {why}. Choose another name.")
+                raise Mistake(*wrong.mistakes) from None
         return folder if self.files else self.folder
 
-    def configuration(self, relay: str, start: Path, changes: Mapping[str, Any] | None = None) -> Document:
+    def configuration(self, relay: str, start: Path, changes: Sequence[Mapping[str, Any]] = ()) -> Document:
         """The configuration of a relay, for `Stage.relay`; what is wrong in it is said of this file, or of its own.
 
-        `start`: what `lay_out` answered. `changes`: keys in place of those that are written. Raises Mistake where the
-        file cannot be read.
+        `start`: what `lay_out` answered. `changes`: keys in place of those that are written, and of earlier changes.
+        Raises Mistake where the file cannot be read.
         """
         at: Location = ("config",) if relay == FIRST else ("relay", relay, "config")
         written = self.config if relay == FIRST else self.relay[relay].config
@@ -454,7 +476,8 @@ class Scenario(Table):
             read = staging.document(start / written, written)
         else:
             read = staging.document(Document(self.shown, start, dict(written or {}), under=at))
-        _change(read.tables, changes or {})
+        for each in changes:
+            _change(read.tables, each)
         return read
 
 
@@ -467,12 +490,7 @@ def read(path: Path) -> Scenario:
         octets = files.read(path)
     except OSError as error:
         raise Mistake(f"{path}: cannot be read: {(error.strerror or 'error').lower()}.") from None
-    document = Document(str(path), path.absolute().parent, parse(octets, str(path)))
-    scenario = validated(Scenario, document)
-    scenario._document = document
-    _check(scenario, document)
-    document.check()
-    return scenario
+    return Scenario.of(Document(str(path), path.absolute().parent, parse(octets, str(path))))
 
 
 # What the tables say of each other
@@ -482,6 +500,12 @@ def _check(scenario: Scenario, document: Document) -> None:
     """Notes what is wrong between the tables."""
     if not scenario.message and not scenario.explain:
         document.wrong(("message",), "nothing happens. Add [[message]] or [[explain]].")
+    if scenario.now is not None:
+        waits = (scenario.within if each.within is None else each.within for each in scenario.message)
+        passes = sum(waits) + sum(each.before.advance for each in scenario.message)
+        if not 0 <= scenario.now.timestamp() <= _LATEST - passes:
+            said = "with all the time that passes, the clock is to stay between the years 1970 and 9900"
+            document.wrong(("now",), f"{said}. Write another time.")
     _relays(scenario, document)
     for number, each in enumerate(scenario.explain):
         _known(document, ("explain", number, "relay"), each.relay, _names(scenario), "relay")
@@ -536,6 +560,8 @@ def _message(scenario: Scenario, document: Document, number: int, message: Messa
         if message.content is not None:
             document.wrong((*at, "file"), "the content is written here already. Remove one of the two.")
         document.file((*at, "file"), message.file)
+    if message.within is not None and not message.wait and number + 1 < len(scenario.message):
+        document.wrong((*at, "within"), "the next message does not wait. Write it at the next one that waits.")
     if message.size and (message.content is not None or message.file is not None):
         document.wrong((*at, "size"), "only the short letter grows, and the content is written here. Remove one.")
     for key in ("sign", "seal"):
@@ -592,7 +618,7 @@ def _change(tables: dict[str, Any], changes: Mapping[str, Any]) -> None:
         if isinstance(value, dict) and isinstance(tables.get(key), dict):
             _change(tables[key], value)
         else:
-            tables[key] = value
+            tables[key] = copy.deepcopy(value)
 
 
 # For editors

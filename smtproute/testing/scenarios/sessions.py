@@ -1,4 +1,7 @@
-"""Sessions: what was said on a stage, without what is different each time: one scenario, one text."""
+"""Sessions: what was said on a stage, without what is different each time: one scenario, one text.
+
+That holds for messages that are waited for: which of several that are under way at once share a connection is chance.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _MASKS = (
 
 
 def masked(lines: Iterable[Line]) -> str:
-    """The lines of one session, without their times."""
+    """The lines of one session, without their times, and without the notes: what the two sides said."""
     said = [f"{line.arrow} {line.text}" for line in lines if line.arrow is not Arrow.NOTE]
     text = "\n".join(said)
     for pattern, mask in _MASKS:

@@ -13,12 +13,13 @@ from smtproute.config.document import Mistake
 from smtproute.mailauth.keys import SigningKey
 from smtproute.smtp.listener import ListenerFailed
 from smtproute.smtp.tls import TlsFault
+from smtproute.testing.network import blackhole
 from smtproute.testing.records import publish
 from smtproute.testing.scenarios.mailing import Mailing
-from smtproute.testing.scenarios.scenario import FIRST, BeforeTable, Down, Fate, Scenario, ServerTable
+from smtproute.testing.scenarios.scenario import FIRST, BeforeTable, Down, Scenario, ServerTable
 from smtproute.testing.script import options, rules
 from smtproute.testing.stage import Flow, Stage
-from smtproute.testing.upstream import Received, Upstream, blackhole
+from smtproute.testing.upstream import Received, Upstream
 
 __all__ = ["Surroundings"]
 
@@ -33,8 +34,8 @@ class Surroundings:
         self._stage = stage
         self._servers: dict[str, list[Upstream]] = defaultdict(list)
         self._mailings: list[Mailing] = []
-        self._changes: dict[str, dict[str, Any]] = defaultdict(dict)
-        """What messages have changed of configurations so far, by relay."""
+        self._changes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        """What messages have changed of configurations so far, by relay, in order."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -57,6 +58,16 @@ class Surroundings:
     def failed(self) -> list[str]:
         """What servers could not send, and why."""
         return [each for mailing in self._mailings for each in mailing.failed]
+
+    @property
+    def unvisited(self) -> list[str]:
+        """What reports say of servers that have a table and stand in vain: its host may be misspelt."""
+        hosts = [host for host, table in self._scenario.upstream.items() if table.down is None]
+        return [
+            f"upstream {host}: nobody connected"
+            for host in hosts
+            if not any(each.connections for each in self.servers.get(host, ()))
+        ]
 
     async def set_up(self) -> None:
         """Everything; the relays run when it returns. Raises config.document.Mistake."""
@@ -85,7 +96,7 @@ class Surroundings:
         for host, table in before.upstream.items():
             await self._server(host, table)
         if before.config:
-            _merge(self._changes[flow.name], before.config)
+            self._changes[flow.name].append(before.config)
             try:
                 await flow.configure(self._scenario.configuration(flow.name, self._start, self._changes[flow.name]))
             except Refused as refused:
@@ -98,7 +109,7 @@ class Surroundings:
         self._mailings.append(mailing)
 
         async def on_message(received: Received) -> None:
-            if table.then is Fate.BOUNCE:
+            if table.bounces:
                 await mailing.bounce(received)
             if table.list is not None:
                 await mailing.distribute(received, table.list)
@@ -128,12 +139,3 @@ class Surroundings:
     def _mistake(self, relay: str, why: Exception) -> Mistake:
         at = "config" if relay == FIRST else f"relay.{relay}.config"
         return Mistake("\n".join(f"{self._scenario.shown}: {at}: {line}" for line in str(why).splitlines()))
-
-
-def _merge(changes: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Puts further changes over those that there are."""
-    for key, value in more.items():
-        if isinstance(value, dict) and isinstance(changes.get(key), dict):
-            _merge(changes[key], value)
-        else:
-            changes[key] = value

@@ -225,10 +225,19 @@ class _Written:
         return "".join(result)
 
     def _statement_lines(self, block: _Block, statement: _Statement) -> list[str]:
-        """A statement with its new value, and the comment that stood behind it."""
+        """A statement with its new value, and the comment that stood behind it.
+
+        Raises NotUpdated where more than its value would be another one.
+        """
         value = _without_gone(statement.value)
         if value is None or value == []:
             return []
+        if len(statement.at) < 3 and statement.at[0] != "arrived":
+            said = f"line {statement.first + 1} says more than what is expected, and would be written anew as a whole"
+            raise NotUpdated(f"{said}: change it by hand")
+        if statement.end > statement.first + 1 and _has_comment(self._lines[statement.first : statement.end]):
+            said = f"line {statement.first + 1}: comments inside of this value would be lost"
+            raise NotUpdated(f"{said}: change it by hand")
         first, last = self._lines[statement.first], self._lines[statement.end - 1]
         name = _name(first)
         return [f"{name} = {toml.value(value)}{_comment(last) if statement.end == statement.first + 1 else ''}"]
@@ -368,6 +377,15 @@ def _comment(line: str) -> str:
         before = line[:at]
         return before[len(before.rstrip()) :] + line[at:].rstrip()
     return ""
+
+
+_TEXT = re.compile(r'''"""(?:\\.|[^\\])*?"{3,5}|\'{3}.*?\'{3,5}|"(?:\\.|[^"\\])*"|\'[^\']*\'''', re.DOTALL)
+"""A text in its quotes; one of several lines may end in two quotes of its own."""
+
+
+def _has_comment(lines: Sequence[str]) -> bool:
+    """Whether there is a comment in a statement, not only a # in a text."""
+    return "#" in _TEXT.sub("", "".join(lines))
 
 
 def _comments(lines: Sequence[str], header: int) -> int:

@@ -6,19 +6,17 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
-from smtproute.config.schema import Duration, Name, Pause, Size
-from smtproute.core.address import Address, AddressError, Domain
+from smtproute.config.schema import Name
+from smtproute.core.address import Address, AddressError, Domain, written_ip
 from smtproute.testing.pattern import Pattern
 
 __all__ = [
     "Config",
-    "Count",
     "DomainName",
     "Email",
     "FilePath",
@@ -26,16 +24,13 @@ __all__ = [
     "Hour",
     "Ip",
     "Login",
-    "Number",
-    "Octets",
     "Recipient",
     "RelayName",
+    "ReversePath",
     "Route",
     "Sender",
     "Text",
     "Texts",
-    "Time",
-    "Wait",
     "referred",
 ]
 
@@ -67,6 +62,10 @@ def _sender(text: str) -> str:
     return text if not text or referred(text) is not None else _mailbox(text)
 
 
+def _reverse_path(text: str) -> str:
+    return text and str(_address(text))
+
+
 def _recipient(text: str) -> str:
     if text.lower() == "postmaster" or referred(text) is not None:
         return text
@@ -81,9 +80,12 @@ def _mailbox(text: str) -> str:
 
 def _route(text: str) -> str:
     """What is called `endpoint NAME ADDRESS`, or a place and an address."""
-    place, _, more = text.partition(" ")
-    endpoint, _, address = more.rpartition(" ")
-    if place not in _PLACES or bool(endpoint) is not (place == "endpoint"):
+    place, _, address = text.partition(" ")
+    endpoint = ""
+    if place == "endpoint":
+        endpoint, _, address = address.partition(" ")
+    blank = " " in address and not address.startswith('"')
+    if place not in _PLACES or not address or blank or bool(endpoint) is not (place == "endpoint"):
         raise ValueError('no route. Write "mailbox name@example.org" or "endpoint external name@there.example".')
     _address(address)
     return text
@@ -98,17 +100,14 @@ def _domain(text: str) -> str:
 
 def _host(text: str) -> str:
     """A host name or an IP address, as stages know them."""
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        return _domain(text)
+    return written_ip(text) or _domain(text)
 
 
 def _ip(text: str) -> str:
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        raise ValueError('an IP address is wanted. Write "203.0.113.9" or "2001:db8::9".') from None
+    ip = written_ip(text)
+    if ip is None:
+        raise ValueError('an IP address is wanted. Write "203.0.113.9" or "2001:db8::9".')
+    return ip
 
 
 def _pattern(value: object) -> Pattern:
@@ -141,18 +140,6 @@ def _login(value: object) -> tuple[str, str]:
     raise ValueError('a name and a password are wanted. Write ["user", "password"].')
 
 
-def _count(value: int) -> int:
-    if value < 0:
-        raise ValueError("a whole number is wanted, 0 or more.")
-    return value
-
-
-def _several(value: int) -> int:
-    if value < 1:
-        raise ValueError("a whole number is wanted, 1 or more.")
-    return value
-
-
 def _inside(text: str) -> str:
     """A path that stays in its folder."""
     path = PurePosixPath(text)
@@ -162,12 +149,8 @@ def _inside(text: str) -> str:
 
 
 _STRING = WithJsonSchema({"type": "string"})
-_TIME = WithJsonSchema({"type": ["string", "integer"], "pattern": "^[0-9]+ ?[smhd]$", "examples": ["30s", "5m", "5d"]})
 _TEXTS = [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
 
-Time = Annotated[Duration, _TIME]
-Wait = Annotated[Pause, _TIME]
-Octets = Annotated[Size, WithJsonSchema({"type": ["string", "integer"], "examples": ["100KB", "1MiB"]})]
 Email = Annotated[Address, PlainValidator(_address), WithJsonSchema({"type": "string", "pattern": "@"})]
 Text = Annotated[Pattern, PlainValidator(_pattern), _STRING]
 Texts = Annotated[tuple[Pattern, ...], PlainValidator(_patterns), WithJsonSchema({"anyOf": _TEXTS})]
@@ -175,8 +158,6 @@ DomainName = Annotated[str, AfterValidator(_domain)]
 Host = Annotated[str, AfterValidator(_host)]
 RelayName = Annotated[Name, _STRING]
 Route = Annotated[str, AfterValidator(_route)]
-Count = Annotated[int, AfterValidator(_count), Field(json_schema_extra={"minimum": 0})]
-Number = Annotated[int, AfterValidator(_several), Field(json_schema_extra={"minimum": 1})]
 Config = Annotated[
     dict[str, Any] | str, PlainValidator(_config), WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}]})
 ]
@@ -188,6 +169,8 @@ Login = Annotated[
     PlainValidator(_login),
     WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}),
 ]
+ReversePath = Annotated[str, AfterValidator(_reverse_path)]
+"""An address, or "" for the null sender."""
 Sender = Annotated[str, AfterValidator(_sender)]
 """An address, "" for the null sender, or a reference."""
 Recipient = Annotated[str, AfterValidator(_recipient)]

@@ -54,7 +54,6 @@ def ended(process: subprocess.Popen[str], number: signal.Signals) -> str:
 
 def test_any_program_can_be_tested_against_it(tmp_path: Path) -> None:
     script, ready, saved = tmp_path / "script.toml", tmp_path / "ready.json", tmp_path / "saved"
-    saved.mkdir()
     script.write_text("""
         seed = 7
         users = { app = "secret" }
@@ -129,6 +128,30 @@ def test_a_script_that_is_wrong(
     ]
 
 
+def test_a_scenario_is_no_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "flow.toml"
+    file.write_text('title = "x"\n[[message]]\nfrom = ""\nto = ["a@b.example"]')
+    assert refused(monkeypatch, str(file)) == 78
+    said = f"{file}: a scenario, and no script of one server. Play it: smtproute test {file}\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("arguments", [["upstream", "none.toml"], ["serve", "-c", "none.toml"]], ids=lambda it: it[0])
+def test_an_old_ready_file_is_gone_whatever_comes(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of a process that was killed, whose port is nobody's now, or somebody else's."""
+    ready = tmp_path / "ready.json"
+    ready.write_text("old")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["smtproute", *arguments, "--ready-file", str(ready)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 78 and not ready.exists()
+
+
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -143,7 +166,7 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         ("--port", "65536", "--port"),
         ("--host", "localhost", "'localhost' is no IP address"),
         ("--name", "a b", "'a b' is no domain name"),
-        ("--save", "/nowhere/at/all", "/nowhere/at/all is no folder: make it first"),
+        ("--save", "/dev/null/got", "/dev/null/got: not a directory"),
         ("--ready-file", "/nowhere/at/all", "/nowhere/at is no folder: make it first"),
     ],
 )
