@@ -17,6 +17,7 @@ from smtproute.resolve.resolver import Resolver
 from smtproute.testing.upstream import Upstream, Wait, on
 from smtproute.testing.zone import Fault
 from smtproute.trace.log import log_to
+from smtproute.world import SystemNetwork, World
 from tests.e2e.conftest import Client, Lab
 
 
@@ -83,11 +84,16 @@ async def test_a_message_goes_over_ipv6(lab: Lab) -> None:
 
 
 @needs_ipv6
+class WithoutIpv6(SystemNetwork):
+    def routed(self, ip: str) -> bool:
+        return ip != V6
+
+
 async def test_an_address_without_a_route_is_skipped_and_named(lab: Lab) -> None:
     six = await lab.upstream("a.far.example", ip=V6)
     four = await lab.upstream("b.far.example", [on("MAIL", "451 4.3.0 Not now", times=1)])
+    lab.world = World(network=WithoutIpv6())
     relay = await lab.application(f"a.far.example:{six.port}", f"b.far.example:{four.port}")
-    relay.endpoints._routed = lambda ip: ip != V6  # as on a machine without IPv6
     event = await lab.deferred(relay, "1@far.example")
     assert f"a.far.example (dns, [::1]:{six.port}) no route" in event.facts["detail"]
     await lab.delivered(relay, "2@far.example")

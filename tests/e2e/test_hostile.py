@@ -6,6 +6,7 @@ import asyncio
 import errno
 import textwrap
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,7 +17,8 @@ from smtproute.core.settings import LogFormat
 from smtproute.mailauth.header import looked
 from smtproute.spool.queue import Change, State
 from smtproute.spool.sqlite import SqliteSpool
-from smtproute.testing.upstream import Rule, Upstream, Verb, Wait, on
+from smtproute.testing.rules import Moment, Rule, Verb, Wait, on
+from smtproute.testing.upstream import Upstream
 from smtproute.testing.zone import Fault
 from smtproute.trace.log import log_to
 from smtproute.trace.text import render
@@ -184,10 +186,10 @@ async def test_a_limit_on_recipients_costs_another_transaction_and_no_pause(lab:
     class Limited(Upstream):
         """It takes a hundred recipients in one transaction."""
 
-        def rule(self, verb: Verb, argument: str, octets: int = 0) -> Rule | None:
-            if verb is Verb.MAIL:
+        def rule(self, moment: Moment, note: Callable[[str], None]) -> Rule | None:
+            if moment.verb is Verb.MAIL:
                 self.count = 0
-            if verb is Verb.RCPT:
+            if moment.verb is Verb.RCPT:
                 self.count += 1
                 if self.count > 100:
                     return on("RCPT", "452 4.5.3 too many recipients")

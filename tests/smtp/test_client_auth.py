@@ -80,7 +80,7 @@ async def test_plain_is_one_command_and_no_transcript_shows_it(context: ssl.SSLC
     at = told.index("AUTH PLAIN [credentials]")
     assert told[at + 1] == "235 2.7.0 Welcome"
     assert told.index(f"TLS started: {dialogue.tls}") < at < told.index("MAIL FROM:<sender@here.test> SIZE=26")
-    assert f"AUTH PLAIN {RESPONSES[0]}" in upstream.sessions[0].commands()
+    assert "AUTH PLAIN [credentials]" in upstream.sessions[0].commands()
     assert not any(secret in line for secret in RESPONSES for line in told)
 
 
