@@ -157,7 +157,6 @@ async def _all(
     import asyncio
 
     from smtproute.cli.ending import Ending
-    from smtproute.spool.queue import SpoolFailed
 
     task = asyncio.current_task()
     assert task is not None
@@ -178,10 +177,12 @@ async def _all(
             if isinstance(scenario, Ending):
                 tell(number, scenario)
                 return
-            try:
-                ending = await _played(file, scenario, seed, update)
-            except* (OSError, SpoolFailed, ValueError, LookupError, RuntimeError, AssertionError) as fault:
-                ending = _fault(file, scenario.title, fault)
+            # What one of them dies of, whatever it is, ends no other.
+            (ending,) = await asyncio.gather(_played(file, scenario, seed, update), return_exceptions=True)
+            if isinstance(ending, Exception):
+                ending = _fault(file, scenario.title, ending)
+            elif isinstance(ending, BaseException):
+                raise ending
             tell(number, ending)
 
     async with asyncio.TaskGroup() as group:
@@ -247,7 +248,7 @@ def _broken(file: Path, title: str, mistake: Exception) -> Ending:
     return Ending(str(file), Verdict.BROKEN, title, told=str(mistake))
 
 
-def _fault(file: Path, title: str, fault: ExceptionGroup[Exception]) -> Ending:
+def _fault(file: Path, title: str, fault: Exception) -> Ending:
     import traceback
 
     from smtproute.cli.ending import Ending, Verdict

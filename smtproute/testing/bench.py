@@ -23,7 +23,7 @@ from smtproute.testing.difference import change
 from smtproute.testing.expect import misrouted, missealed, routes, sealing
 from smtproute.testing.inbox import TIMEOUT, Inbox
 from smtproute.testing.pattern import Pattern
-from smtproute.testing.report import MailAssertion, failure
+from smtproute.testing.report import MailAssertion
 from smtproute.testing.signer import Signer
 from smtproute.testing.stage import REST, Flow, Stage
 from smtproute.testing.staging import Config, key_file
@@ -147,8 +147,14 @@ class Bench:
         await self.flow.configure(config)
 
     async def quiet(self, timeout: float = TIMEOUT) -> None:
-        """Until no session is open and no delivery is due or under way. Raises TimeoutError after so many seconds."""
-        await self.stage.quiet(timeout)
+        """Until no session is open and no delivery is due or under way.
+
+        Raises MailAssertion, which says what is, after so many seconds.
+        """
+        try:
+            await self.stage.quiet(timeout)
+        except TimeoutError:
+            raise await self.inbox.restless(timeout) from None
 
     async def explain(
         self, *addresses: str, sender: str = "", client: str = "", listener: str = "", login: str = ""
@@ -239,7 +245,7 @@ class Bench:
             address, sender=sender, client=client or None, listener=listener or None, login=login or None
         )
         if wrong := misrouted(explained, expected, Pattern.parse(refused or "2*")):
-            raise MailAssertion(failure(wrong, again=self.stage.again))
+            raise MailAssertion(await self.report(wrong))
 
     async def assert_arc(
         self,
@@ -264,10 +270,12 @@ class Bench:
     async def assert_unchanged(self, sent: Message, received: Message, *, without: Iterable[str] = ()) -> None:
         """That a message arrived octet by octet as it was sent, with header fields put in front and nothing else.
 
-        `without`: names of header fields that were to be removed on the way. Raises MailAssertion.
+        `without`: names of header fields that were to be removed on the way. SMTP ends the last line of every message,
+        so that it may be missing in what was `sent`. Raises MailAssertion.
         """
-
-        if wrong := change(_octets(sent), _octets(received), without):
+        octets = _octets(sent)
+        octets += b"" if octets.endswith(b"\r\n") else b"\r\n"
+        if wrong := change(octets, _octets(received), without):
             indented = "\n".join(f"  {line}" for line in wrong.split("\n"))
             told = f"expected the message as it was sent, with header fields put in front; it was changed:\n{indented}"
             raise MailAssertion(await self.report(told, [_queue_id(received), _queue_id(sent)]))

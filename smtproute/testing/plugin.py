@@ -94,6 +94,11 @@ def smtproute_config(request: pytest.FixtureRequest) -> Config:
     marker = request.node.get_closest_marker("smtproute_config")
     if marker is None:
         return None
+    if len(marker.args) + bool(marker.kwargs) > 1:
+        raise pytest.fail.Exception(
+            "smtproute_config: a file or a text is the whole configuration. Write one of them, or tables by keyword.",
+            pytrace=False,
+        )
     config: Config = marker.args[0] if marker.args else marker.kwargs
     if not marker.args and not marker.kwargs:
         raise pytest.fail.Exception(

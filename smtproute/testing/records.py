@@ -69,7 +69,8 @@ def _name(value: str) -> str:
     try:
         dns.name.from_text(value)
     except dns.exception.DNSException as error:
-        raise ValueError(f'no name: {error}. Write it as "mail.example.net".') from None
+        why = str(error).rstrip(".")
+        raise ValueError(f'no name: {why}. Write it as "mail.example.net".') from None
     return value
 
 
@@ -123,7 +124,9 @@ def _check(type_: str, value: str) -> None:
     try:
         record(dns.rdatatype.from_text(type_), value)
     except dns.exception.DNSException as error:
-        raise ValueError(f'"{value}" is no {type_} record: {error}. Write it as "{_FORMS[type_]}".') from None
+        raise ValueError(
+            f'"{value}" is no {type_} record: {str(error).rstrip(".")}. Write it as "{_FORMS[type_]}".'
+        ) from None
 
 
 _WRITTEN = _VALUES | RecordsTable

@@ -65,6 +65,8 @@ class Background:
         self._context = context
         self._calls: set[asyncio.Task[Any]] = set()
         self._over = False
+        self._process = os.getpid()
+        """Whose thread it lives in; a process that is forked has no such thread."""
         self._life: Future[None] | None = None
 
     def start(self) -> None:
@@ -80,7 +82,7 @@ class Background:
 
     def stop(self) -> None:
         """Returns when the context was left. Raises what went wrong in it."""
-        if self._life is not None:
+        if self._life is not None and self._process == os.getpid():
             _loop().call_soon_threadsafe(self._leave.set)
             self._life.result()
 
@@ -124,7 +126,7 @@ class Background:
             raise self._gone() from ended.exception()
 
     def _begin(self, work: Coroutine[Any, Any, R]) -> Future[R]:
-        if self._life is None or self._life.done():
+        if self._life is None or self._life.done() or self._process != os.getpid():
             work.close()
             raise self._gone() from self.fault
         if threading.current_thread().name == _NAME:
@@ -158,6 +160,8 @@ class Background:
         fault = self.fault
         if self._life is None:
             return NotRunning(BEFORE)
+        if self._process != os.getpid():
+            return NotRunning("it runs in the process that this one was forked from: make another one here")
         return NotRunning("it is not running any more" if fault is None else f"it died of {fault!r}")
 
 

@@ -245,7 +245,11 @@ class Upstream:
                     await self._changed.wait()
         except TimeoutError:
             had = f"{_counted(len(self.received), 'message')} on {_counted(self.connections, 'connection')}"
-            raise TimeoutError(f"waited {timeout:g} s for {wanted}: there were {had}") from None
+            told = [f"waited {timeout:g} s for {wanted}: there were {had}"]
+            for session in [each for each in self.sessions if each.open][:_TOLD]:
+                told.append(f"connection {session.number} is open:")
+                told += [f"  {line.arrow} {line.text}" for line in session.transcript]
+            raise TimeoutError("\n".join(told)) from None
 
 
 class _Closed(Exception):
@@ -303,6 +307,8 @@ _MAX_LINE = 65_536
 """Octets of a command with its line end, or of a response of AUTH: more than any program that speaks SMTP sends."""
 _AUTH = re.compile(r"(\s*AUTH)\b(?:(\s+(?:PLAIN|LOGIN))(?!\S))?(.*)", re.IGNORECASE | re.DOTALL)
 _SECRET = "[credentials]"
+_TOLD = 3
+"""Open connections whose dialogue is told where something is waited for in vain."""
 _TLS = "220 2.0.0 Go ahead"
 _NO_TLS = "500 5.5.2 There is no such command"
 

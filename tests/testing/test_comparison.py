@@ -7,7 +7,8 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtproute.testing.scenarios.comparison import Expected, compared, header, matching, told, unanswered
+from smtproute.testing.arrivals import headers
+from smtproute.testing.scenarios.comparison import Expected, compared, matching, told, unanswered
 from smtproute.testing.scenarios.outcome import Copy
 from smtproute.testing.scenarios.scenario import ExpectTable, MessageTable, Place, Status
 
@@ -125,7 +126,7 @@ def test_of_a_copy_that_did_not_arrive_nothing_is_said() -> None:
 
 def test_each_pattern_of_a_header_field_wants_one_of_the_fields() -> None:
     content = b"Received: by b\r\n\tfor a\r\nReceived: by c\r\n\r\n"
-    assert header(content, "received") == ["by b for a", "by c"]
+    assert headers(content, "received") == ["by b for a", "by c"]
     wanted = expected(mailbox="a@x.example", headers={"Received": ["by c", "* for a"]})
     assert compared([wanted], [copy(content=content)]) == []
     wanted = expected(mailbox="a@x.example", headers={"Received": ["by c", "by d"]})

@@ -404,3 +404,28 @@ def test_a_server_that_breaks_off(harness: Harness) -> None:
     partner.quiet()
     harness.clock.advance("1h")
     assert len(partner.wait(2)) == 2, "what it took before it broke off it takes again"
+
+
+def test_what_does_not_come_to_rest_is_told(harness: Harness) -> None:
+    partner = harness.upstream("partner")
+    partner.script(on("DATA", Hang()))
+    harness.send(to="b@partner.example")
+    with pytest.raises(TimeoutError, match=r"there were 0 messages on 1 connection\nconnection 1 is open:\n"):
+        partner.wait(1, timeout=0.5)
+    with pytest.raises(MailAssertion, match=r"endpoint partner for b@partner.example, is under way"):
+        harness.quiet(timeout=0.01)
+
+
+def test_a_route_that_is_not_so_is_told_with_what_arrived(harness: Harness) -> None:
+    harness.send(to="b@partner.example")
+    harness.quiet()
+    with pytest.raises(MailAssertion) as raised:
+        harness.assert_route("b@partner.example", capture="b@partner.example")
+    assert "1 message arrived:" in str(raised.value)
+    assert "<- RCPT TO:<b@partner.example>" in str(raised.value)
+
+
+def test_the_line_end_that_smtp_adds_is_no_change(harness: Harness) -> None:
+    sent = b"Subject: x\r\n\r\nno end"
+    harness.send(sent, to="b@partner.example")
+    harness.assert_unchanged(sent, harness.inbox.wait_for())

@@ -217,6 +217,7 @@ async def test_nothing_is_said_of_a_server_that_there_is_not(tmp_path: Path) -> 
         "arrived: there is no server mx.typo.example; there are: mx.else.example, mx.external.example",
     )
     assert result.changes == ()
+    assert "-> RCPT TO:<name@external.example>" in result.report.replace("~>", "->")
 
 
 async def test_the_sender_of_a_message_that_arrived_nowhere_is_nothing(tmp_path: Path) -> None:

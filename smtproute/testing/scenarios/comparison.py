@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smtproute.config.document import Location
-from smtproute.core.message import fields
+from smtproute.testing.arrivals import headers
 from smtproute.testing.difference import change
 from smtproute.testing.expect import Sealing, missealed
 from smtproute.testing.pattern import Pattern
@@ -32,7 +32,6 @@ __all__ = [
     "coded",
     "compared",
     "differences",
-    "header",
     "matching",
     "told",
     "unanswered",
@@ -171,16 +170,6 @@ def unanswered(message: MessageTable, replies: Mapping[str, str]) -> list[Differ
     return found
 
 
-def header(content: bytes, name: str) -> list[str]:
-    """The values of a header field, unfolded; whatever white space a fold has is one space."""
-    wanted = name.lower().encode()
-    return [
-        re.sub(rb"\r\n[ \t]+", b" ", field.value(content)).strip().decode("utf-8", "replace")
-        for field in fields(content)
-        if field.name == wanted
-    ]
-
-
 def differences(expected: Expected, copy: Copy) -> list[Difference]:
     """What is not so of a copy that goes where it should."""
     return [*_of_delivery(expected, copy), *_of_content(expected, copy)]
@@ -222,14 +211,14 @@ def _of_content(expected: Expected, copy: Copy) -> Iterator[Difference]:
                 yield Difference((key,), "it did not arrive, so that nothing can be said of its content")
         return
     for name, patterns in table.headers.items():
-        values = header(content, name)
+        values = headers(content, name)
         if not all(any(pattern.holds(value) for value in values) for pattern in patterns):
             there = " and ".join(map(repr, values)) or "not there"
             text = f"{name} is {there}, not {' and '.join(repr(str(pattern)) for pattern in patterns)}"
             yield Difference(("headers", name), text, values or None)
-    present = [name for name in table.absent if header(content, name)]
+    present = [name for name in table.absent if headers(content, name)]
     if present:
-        text = " and ".join(f"{name} is there: {' and '.join(map(repr, header(content, name)))}" for name in present)
+        text = " and ".join(f"{name} is there: {' and '.join(map(repr, headers(content, name)))}" for name in present)
         yield Difference(("absent",), text, [name for name in table.absent if name not in present] or None)
     if table.unchanged and expected.sent and all(change(sent, content) for sent in expected.sent):
         yield Difference(("unchanged",), f"it was changed: {change(expected.sent[0], content)}")

@@ -9,7 +9,7 @@ Nothing is left of the stage afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -34,6 +34,7 @@ from smtproute.testing.scenarios.update import Change, Put
 from smtproute.testing.scenarios.values import referred
 from smtproute.testing.signer import Signer
 from smtproute.testing.stage import Flow, Stage
+from smtproute.testing.upstream import Upstream
 from smtproute.trace.text import transcript
 from smtproute.world import SystemClock
 
@@ -328,7 +329,12 @@ class _Playing:
 
     def _arrived(self) -> None:
         """Looks at what servers have had."""
-        servers = self._surroundings.servers
+        failed = len(self.failures)
+        self._count_arrived(self._surroundings.servers)
+        for played in self.played if len(self.failures) > failed else ():
+            self._concern(played)
+
+    def _count_arrived(self, servers: Mapping[str, Sequence[Upstream]]) -> None:
         for host, table in self._scenario.arrived.items():
             standing = servers.get(host)
             if standing is None:

@@ -288,7 +288,7 @@ class ExpectTable(Table):
     sender: Text | None = None
     """The reverse-path with which it left, "" if null; a pattern, so that "SRS0=*" is any rewritten one."""
     headers: dict[str, Texts] = Field(default={})
-    """Header fields, each a pattern of the unfolded value, or several; one field of that name must match each."""
+    """Header fields, each a pattern of the unfolded, decoded value, or several; one of that name must match each."""
     absent: Many[str] = ()
     """Header fields that are not there."""
     unchanged: bool = False
