@@ -10,7 +10,9 @@ import pcre2
 from smtproute.core.aliases import PatternError, compile_pattern
 from smtproute.core.reply import Reply
 
-__all__ = ["Pattern"]
+__all__ = ["Pattern", "coded"]
+
+_CODES = re.compile(r"[2-5]\d\d(?: [245]\.\d+\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,16 @@ class Pattern:
     def answers(self, reply: Reply | str) -> bool:
         """Whether this is the reply, or the code, or code and enhanced code, with which it begins."""
         said = str(reply)
-        return self.holds(said) or (
-            re.fullmatch(r"[2-5]\d\d(?: [245]\.\d+\.\d+)?", self.text) is not None and said.startswith(f"{self.text} ")
-        )
+        return self.holds(said) or (coded(self.text) == self.text and said.startswith(f"{self.text} "))
 
     def __str__(self) -> str:
         return self.text
+
+
+def coded(reply: str) -> str | None:
+    """The code with which a reply begins, with the enhanced one where it has one; None where there is no reply."""
+    found = _CODES.match(reply)
+    return None if found is None else found[0]
 
 
 def _holds(pieces: list[str], said: str) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 from smtproute.config.document import Location
 from smtproute.intake.explain import Explained
 from smtproute.testing.expect import route
-from smtproute.testing.scenarios.comparison import Difference, Expected, Mismatch, coded, differences
+from smtproute.testing.pattern import coded
+from smtproute.testing.scenarios.comparison import Difference, Expected, Mismatch, differences
 from smtproute.testing.scenarios.outcome import Copy
 from smtproute.testing.scenarios.scenario import ExplainTable, MessageTable, Place
 from smtproute.testing.scenarios.update import Append, Change, Put, Remove

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from smtproute.config.document import Location
 from smtproute.testing.arrivals import headers
 from smtproute.testing.difference import change
 from smtproute.testing.expect import Sealing, missealed
-from smtproute.testing.pattern import Pattern
+from smtproute.testing.pattern import Pattern, coded
 from smtproute.testing.scenarios.notification import notified
 from smtproute.testing.scenarios.outcome import Copy
 from smtproute.testing.scenarios.scenario import (
@@ -29,7 +28,6 @@ __all__ = [
     "Difference",
     "Expected",
     "Mismatch",
-    "coded",
     "compared",
     "differences",
     "matching",
@@ -230,12 +228,6 @@ def _of_content(expected: Expected, copy: Copy) -> Iterator[Difference]:
         yield Difference(("signed",), text, list(copy.signed) or None)
     if table.dsn is not None and (wrong := _of_dsn(table.dsn, content)) is not None:
         yield wrong
-
-
-def coded(reply: str) -> str | None:
-    """The code of a reply, with the enhanced one where it has one; None where there is no reply."""
-    found = re.match(r"[2-5]\d\d(?: [245]\.\d+\.\d+)?", reply)
-    return None if found is None else found[0]
 
 
 def _wrong(key: str, text: str, now: Any) -> Difference:

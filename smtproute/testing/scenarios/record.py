@@ -27,6 +27,7 @@ from smtproute.mailauth.canonical import relaxed_field
 from smtproute.mailauth.signature import read_tags
 from smtproute.spool.queue import SpoolFailed
 from smtproute.spool.reading import Reading
+from smtproute.testing.pattern import coded
 from smtproute.testing.rules import Verb
 from smtproute.testing.scenarios import toml
 from smtproute.testing.scenarios.exchanges import exchanges, script
@@ -403,8 +404,7 @@ def _replies(taken: _Taken) -> dict[str, str]:
 
 def _codes(reply: str) -> str:
     """The codes with which a reply begins: what follows may name the client."""
-    found = re.match(r"\d{3}(?: \d\.\d{1,3}\.\d{1,3})?", reply)
-    return found[0] if found is not None else reply
+    return coded(reply) or reply
 
 
 def _within(taken: _Taken, following: float | None) -> int:
